@@ -1,0 +1,1 @@
+"""The graph room: everything that reads or writes ONNX graphs."""

@@ -1,0 +1,164 @@
+"""Builds an ONNX graph node by node: unique readable names, shared constants, differences between opsets.
+
+Nodes of the source are copied as protobuf messages, so that every attribute and weight stays what it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from ftbc_onnx.errors import ModelError
+from ftbc_onnx.graph.view import node_inputs
+
+
+class GraphBuilder:
+    """Collects nodes and initializers; also the `Sink` that neurons and rules write into."""
+
+    def __init__(self, opset: int) -> None:
+        self.opset = opset
+        self._nodes: list[onnx.NodeProto] = []
+        self._initializers: dict[str, onnx.TensorProto] = {}
+        self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
+        self._names: set[str] = set()
+        self._scope = ""
+
+    # names
+
+    @contextmanager
+    def scope(self, name: str) -> Iterator[None]:
+        """Names made inside start with ``name/``."""
+        outer, self._scope = self._scope, f"{name}/"
+        try:
+            yield
+        finally:
+            self._scope = outer
+
+    def reserve(self, names: Iterable[str]) -> None:
+        """Claim names that stay as they are in the source."""
+        for name in names:
+            if name in self._names:
+                raise ModelError(f"the tensor name '{name}' is taken twice: rename it in the source model")
+            self._names.add(name)
+
+    def unique(self, name: str) -> str:
+        """`name`, or with a number behind it if it is taken; claims it."""
+        candidate, count = name, 1
+        while candidate in self._names:
+            count += 1
+            candidate = f"{name}_{count}"
+        self._names.add(candidate)
+        return candidate
+
+    # nodes
+
+    def op(self, op_type: str, *inputs: str, out: str | None = None, **attrs: Any) -> str:
+        """Append a node of the default domain with one output; returns the output's name."""
+        return self.ops(op_type, inputs, [out or op_type.lower()], **attrs)[0]
+
+    def ops(self, op_type: str, inputs: Iterable[str], outs: Iterable[str], **attrs: Any) -> list[str]:
+        """Append a node of the default domain with several outputs; returns their names."""
+        names = [self.unique(self._scope + out) for out in outs]
+        self._nodes.append(helper.make_node(op_type, list(inputs), names, name=f"{names[0]}", **attrs))
+        return names
+
+    def copy(self, node: onnx.NodeProto, rename: Mapping[str, str], suffix: str) -> dict[str, str]:
+        """Append a copy of `node` with inputs renamed and outputs made new; returns old output -> new output."""
+        clone = onnx.NodeProto()
+        clone.CopyFrom(node)
+        outputs = {name: self.unique(name + suffix) for name in node.output if name}
+        for position, name in enumerate(node.input):
+            clone.input[position] = rename.get(name, name)
+        for position, name in enumerate(node.output):
+            clone.output[position] = outputs.get(name, name)
+        clone.name = (node.name or node.op_type) + suffix
+        self._nodes.append(clone)
+        return outputs
+
+    def keep(self, node: onnx.NodeProto) -> None:
+        """Append a source node as it is; its output names must be free."""
+        self.reserve(name for name in node.output if name)
+        self._nodes.append(node)
+
+    def alias(self, x: str, name: str) -> None:
+        """Make tensor `x` available under a name that is fixed from outside (a graph output)."""
+        self.reserve([name])
+        self._nodes.append(helper.make_node("Identity", [x], [name], name=f"{name}/identity"))
+
+    # constants
+
+    def initializer(self, name: str, value: np.ndarray) -> str:
+        """Add an initializer of exactly this name."""
+        self.reserve([name])
+        self._initializers[name] = numpy_helper.from_array(np.ascontiguousarray(value), name)
+        return name
+
+    def keep_initializer(self, tensor: onnx.TensorProto) -> None:
+        """Add a source initializer as it is (external data references included)."""
+        self.reserve([tensor.name])
+        self._initializers[tensor.name] = tensor
+
+    def constant(self, value: np.ndarray | float, name: str | None = None) -> str:
+        """Name of an initializer holding `value` (float32 when a Python float); equal ones are shared."""
+        array = np.asarray(value, dtype=np.float32) if isinstance(value, float) else np.asarray(value)
+        key = (array.dtype.str, array.shape, array.tobytes())
+        if key not in self._constants:
+            label = name or f"ftbc/{'_'.join(str(v) for v in array.reshape(-1)[:4])}"
+            self._constants[key] = self.initializer(self.unique_free(label), array)
+        return self._constants[key]
+
+    def unique_free(self, name: str) -> str:
+        """Like `unique`, but the name is left to be claimed by what is added under it."""
+        found = self.unique(name)
+        self._names.discard(found)
+        return found
+
+    # operators whose form depends on the opset
+
+    def mean(self, x: str, axes: tuple[int, ...] | None, out: str | None = None) -> str:
+        """ReduceMean over `axes`, kept with length 1 (an input from opset 18 on); over everything, as [1], if None."""
+        if axes is None:
+            return self.reshape(self.op("ReduceMean", x, keepdims=0), (1,), out=out)
+        if self.opset >= 18:
+            return self.op("ReduceMean", x, self.constant(np.array(axes, dtype=np.int64)), out=out, keepdims=1)
+        return self.op("ReduceMean", x, out=out, axes=list(axes), keepdims=1)
+
+    def split(self, x: str, parts: int, outs: Iterable[str]) -> list[str]:
+        """Split along axis 0 into equal parts (`num_outputs` became necessary at opset 18)."""
+        extra = {"num_outputs": parts} if self.opset >= 18 else {}
+        return self.ops("Split", [x], outs, axis=0, **extra)
+
+    def reshape(self, x: str, shape: tuple[int, ...], out: str | None = None) -> str:
+        """Reshape to a constant shape."""
+        return self.op("Reshape", x, self.constant(np.array(shape, dtype=np.int64)), out=out)
+
+    # the result
+
+    def to_model(
+        self,
+        name: str,
+        inputs: Iterable[onnx.ValueInfoProto],
+        outputs: Iterable[onnx.ValueInfoProto],
+        opset_imports: Iterable[onnx.OperatorSetIdProto],
+    ) -> onnx.ModelProto:
+        """The finished model: only the initializers that are read, and the opset imports that are used."""
+        used = {name for node in self._nodes for name in node_inputs(node)} | {value.name for value in outputs}
+        domains = {node.domain or "" for node in self._nodes} | {""}
+        graph = helper.make_graph(
+            self._nodes,
+            name,
+            list(inputs),
+            list(outputs),
+            [tensor for key, tensor in self._initializers.items() if key in used],
+        )
+        imports = [entry for entry in opset_imports if (entry.domain or "") in domains and entry.domain != "ai.onnx"]
+        model = helper.make_model(graph, opset_imports=imports, producer_name="ftbc-onnx")
+        model.ir_version = helper.find_min_ir_version_for(imports)
+        return model
+
+

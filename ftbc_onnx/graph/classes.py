@@ -1,0 +1,95 @@
+"""The class of every node that is not an activation, decided in one table.
+
+A tensor is *temporal* if it depends on spikes. A node is
+
+* *static* if nothing it reads is temporal, or if it reads no more than the shape of what is: computed once;
+* *linear* if it is an affine map of its temporal inputs: applied at every step, since the mean of the outputs is then
+  the output of the mean;
+* *rate-exact* otherwise: applied to the running mean of its inputs, f(cum[t]/(t+1)), so that after every step the mean
+  of its outputs equals f of the mean of its inputs;
+* *site* if it is an activation that becomes neurons.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+import onnx
+
+from ftbc_onnx.graph.view import GraphView, attributes
+
+
+class NodeClass(str, Enum):
+    """What becomes of a node."""
+
+    STATIC = "static"
+    LINEAR = "linear"
+    RATE_EXACT = "rate-exact"
+    SITE = "site"
+
+
+@dataclass(frozen=True)
+class Linear:
+    """When an operator is affine in its temporal inputs.
+
+    Attributes:
+        inputs: positions that may be temporal; None: every one.
+        one: positions of which at most one may be temporal (the factors of a product).
+    """
+
+    inputs: tuple[int, ...] | None = None
+    one: tuple[int, ...] = ()
+
+
+_FIRST = Linear(inputs=(0,))
+_ANY = Linear()
+
+LINEAR: dict[str, Linear] = {
+    **dict.fromkeys(("Add", "Concat", "Identity", "Mean", "Neg", "Sub", "Sum"), _ANY),
+    **dict.fromkeys(
+        (
+            "AveragePool BatchNormalization Cast Conv ConvTranspose CenterCropPad Col2Im CumSum DepthToSpace Div Dropout "
+            "Expand Flatten Gather GatherElements GatherND GlobalAveragePool GridSample Pad ReduceMean ReduceSum Reshape "
+            "Resize ReverseSequence Slice SpaceToDepth Split Squeeze Tile Transpose Trilu Unsqueeze Upsample"
+        ).split(),
+        _FIRST,
+    ),
+    "Gemm": Linear(one=(0, 1)),
+    "MatMul": Linear(one=(0, 1)),
+    "Mul": Linear(one=(0, 1)),
+    "Where": Linear(inputs=(1, 2)),
+}
+
+SHAPE_ONLY = {"Shape", "Size"}
+"""Operators that read no more than the shape of their input."""
+
+
+ACTIVATIONS = set(
+    "Celu Elu Gelu HardSigmoid HardSwish LeakyRelu Mish PRelu Relu Selu Shrink Sigmoid Softplus Softsign Swish Tanh "
+    "ThresholdedRelu".split()
+)
+"""Operators that are activations whatever their operands (Clip, Max and Min are so with some operands)."""
+
+RANDOM = {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
+CONTROL_FLOW = {"If", "Loop", "Scan", "SequenceMap"}
+
+
+def classify(view: GraphView, node: onnx.NodeProto, temporal: set[str]) -> NodeClass:
+    """The class of a node that is no site, given the temporal tensors before it."""
+    positions = [i for i, name in enumerate(node.input) if name in temporal]
+    if not positions or node.op_type in SHAPE_ONLY:
+        return NodeClass.STATIC
+    rule = LINEAR.get(node.op_type)
+    floats = all(view.is_float(node.input[i]) for i in positions) and all(view.is_float(name) for name in node.output if name)
+    if rule is None or not floats or not _keeps_linear(node):
+        return NodeClass.RATE_EXACT
+    allowed = rule.inputs is None or set(positions) <= set(rule.inputs)
+    single = sum(i in rule.one for i in positions) <= 1
+    return NodeClass.LINEAR if allowed and single else NodeClass.RATE_EXACT
+
+
+def _keeps_linear(node: onnx.NodeProto) -> bool:
+    """Attributes that take an operator out of the linear ones."""
+    values = attributes(node)
+    return not (node.op_type == "Dropout" and len(node.output) > 1 and bool(node.output[1])) and not values.get("training_mode", 0)

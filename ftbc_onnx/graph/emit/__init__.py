@@ -1,0 +1,1 @@
+"""Emitters: one plan laid out in time."""

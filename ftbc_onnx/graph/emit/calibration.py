@@ -1,0 +1,131 @@
+"""The calibration graph: ANN and SNN side by side on shared weights, and the calibration rule as standard operators.
+
+At each site and step, with the membrane corrected so far: the rule tries firing with biases of its choice, compares
+mean spikes with the ANN's mean activation over everything but the channel axis, and gives the new bias; the site then
+fires with that bias, so everything downstream and later sees corrected spikes. Old biases are inputs [T, C], new biases
+outputs [T, C]; no activation leaves the runtime. Steps are written in order of time, and within a step in topological
+order; a bias depends on biases upstream and before it only, so this gives what going through the sites one by one gives.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import onnx
+
+from ftbc_onnx.graph.builder import GraphBuilder
+from ftbc_onnx.graph.emit.step import StepEmitter
+from ftbc_onnx.graph.emit.unrolled import emit_thresholds, split_biases
+from ftbc_onnx.graph.sites import Network
+from ftbc_onnx.neurons import get_neuron
+from ftbc_onnx.plan import SpikingPlan, SpikingSite
+from ftbc_onnx.sink import Sink
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What a rule may use at one site and step. All tensors are per channel, [1, C, 1, 1] say.
+
+    Attributes:
+        t: the step, from 0.
+        activation: mean activation of the ANN over everything but the channel axis.
+        sent: sum over the steps before t of the mean spikes; None at t = 0.
+        threshold: theta.
+        bias: the old bias b[t].
+    """
+
+    sink: Sink
+    t: int
+    activation: str
+    sent: str | None
+    threshold: str
+    bias: str
+    _site: SpikingSite
+    _drive: str
+    _state: tuple[str, ...]
+    _neuron: str
+
+    def mean_spikes(self, bias: str) -> str:
+        """Mean spikes at this step if the bias were `bias`; the membrane is left alone."""
+        spikes = get_neuron(self._neuron).emit_fire(self.sink, self._drive, self._state, self.threshold, bias)
+        return self.sink.mean(spikes, self._site.mean_axes)
+
+
+class Rule(Protocol):
+    """How a gap becomes a bias."""
+
+    name: str
+
+    def emit(self, probe: Probe) -> str:
+        """Write the rule for one site and step; returns the name of the new bias."""
+        ...
+
+
+def old_bias_name(site: str) -> str:
+    """Input of the calibration graph: the biases before the batch, [T, C]."""
+    return f"{site}/bias_in"
+
+
+def new_bias_name(site: str) -> str:
+    """Output of the calibration graph: the biases after the batch, [T, C]."""
+    return f"{site}/bias_out"
+
+
+def emit_calibration(network: Network, plan: SpikingPlan, rule: Rule) -> onnx.ModelProto:
+    """The calibration graph of a plan (its biases are not used: they are inputs).
+
+    Inputs: the ANN's own, and ``SITE/bias_in`` [T, C] per site. Outputs: ``SITE/bias_out`` [T, C] per site.
+    """
+    builder = GraphBuilder(network.view.opset)
+    builder.reserve(value.name for value in network.view.inputs)
+    thresholds, states = emit_thresholds(builder, plan)
+    old: dict[str, list[str]] = {}
+    inputs = list(network.view.inputs)
+    for site in plan.sites:
+        name = old_bias_name(site.name)
+        builder.reserve([name])
+        inputs.append(_table(name, plan.steps, site))
+        old[site.name] = split_biases(builder, site, name, plan.steps, label="b_old")
+    new: dict[str, list[str]] = {site.name: [] for site in plan.sites}
+    sent: dict[str, str] = {}
+    activations: dict[str, str] = {}
+    neuron = get_neuron(plan.neuron)
+
+    def fire(site: SpikingSite, t: int, current: str) -> str:
+        name, theta = site.name, thresholds[site.name]
+        if name not in activations:
+            activations[name] = builder.mean(site.spikes, site.mean_axes, out=f"{name}/activation")
+        with builder.scope(f"{name}/t{t}"):
+            drive = neuron.emit_drive(builder, current, states[name])
+            probe = Probe(
+                builder, t, activations[name], sent.get(name), theta, old[name][t], site, drive, states[name], plan.neuron
+            )
+            bias = rule.emit(probe)
+            new[name].append(bias)
+            spikes, states[name] = neuron.emit_step(builder, current, states[name], theta, bias)
+            mean = builder.mean(spikes, site.mean_axes, out="mean_spikes")
+            sent[name] = mean if t == 0 else builder.op("Add", sent[name], mean, out="sent")
+        return spikes
+
+    emitter = StepEmitter(builder, network, fire)
+    emitter.keep_static()
+    emitter.keep_ann()
+    for t in range(plan.steps):
+        emitter.step(t)
+    outputs = [_collect(builder, site, new[site.name], plan.steps) for site in plan.sites]
+    model = builder.to_model("calibration", inputs, outputs, network.view.model.opset_import)
+    return model
+
+
+def _collect(builder: GraphBuilder, site: SpikingSite, rows: list[str], steps: int) -> onnx.ValueInfoProto:
+    """Stack the new biases of a site to [T, C]."""
+    flat = [builder.reshape(row, (1, site.channels), out=f"{row}/row") for row in rows]
+    name = builder.op("Concat", *flat, out=new_bias_name(site.name), axis=0)
+    return _table(name, steps, site)
+
+
+def _table(name: str, steps: int, site: SpikingSite) -> onnx.ValueInfoProto:
+    kind = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(np.float32))
+    return onnx.helper.make_tensor_value_info(name, kind, [steps, site.channels])

@@ -1,0 +1,142 @@
+"""The unrolled form: one copy of every temporal node per step, weights shared by name.
+
+What does not depend on t (everything before the first site, for a start) is computed once. The thresholds of a site are
+an initializer of shape [C], its temporal biases one of shape [T, C]; the output is the mean over t, under the ANN's
+own name, and with ``per_step`` also the running mean after every step, [T, ...].
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+
+from ftbc_onnx.errors import ModelError
+from ftbc_onnx.graph.builder import GraphBuilder
+from ftbc_onnx.graph.emit.step import StepEmitter
+from ftbc_onnx.graph.sites import Network
+from ftbc_onnx.neurons import Neuron, get_neuron
+from ftbc_onnx.plan import SpikingPlan, SpikingSite
+
+
+def bias_name(site: str) -> str:
+    """Initializer of a site's temporal biases, [T, C]."""
+    return f"{site}/bias"
+
+
+def threshold_name(site: str) -> str:
+    """Initializer of a site's thresholds, [C]."""
+    return f"{site}/threshold"
+
+
+def spikes_name(site: str, t: int) -> str:
+    """Tensor of a site's spikes at step t (from 0)."""
+    return f"{site}/t{t}/spikes"
+
+
+def running_mean_name(output: str) -> str:
+    """Output that holds the running mean of `output` after every step, [T, ...]."""
+    return f"{output}/running_mean"
+
+
+@dataclass
+class Membranes:
+    """The state of every site's neurons, and how a site fires in the unrolled form."""
+
+    builder: GraphBuilder
+    neuron: Neuron
+    thresholds: dict[str, str]
+    biases: dict[str, list[str]]
+    states: dict[str, tuple[str, ...]]
+
+    def fire(self, site: SpikingSite, t: int, current: str) -> str:
+        """Spikes of the site at step t; the membranes move on."""
+        with self.builder.scope(f"{site.name}/t{t}"):
+            spikes, self.states[site.name] = self.neuron.emit_step(
+                self.builder, current, self.states[site.name], self.thresholds[site.name], self.biases[site.name][t]
+            )
+        return spikes
+
+
+def emit_thresholds(builder: GraphBuilder, plan: SpikingPlan) -> tuple[dict[str, str], dict[str, tuple[str, ...]]]:
+    """Thresholds broadcast against the sites' tensors, and the initial state of their neurons, by site."""
+    neuron = get_neuron(plan.neuron)
+    thresholds, states = {}, {}
+    for site in plan.sites:
+        theta = plan.thresholds[site.name]
+        flat = builder.initializer(threshold_name(site.name), theta)
+        shaped = theta.reshape(site.channel_shape)
+        with builder.scope(site.name):
+            same = shaped.shape == theta.shape
+            thresholds[site.name] = flat if same else builder.reshape(flat, site.channel_shape, out="theta")
+            states[site.name] = tuple(
+                builder.initializer(builder.unique_free(f"{site.name}/state{i}"), value)
+                for i, value in enumerate(neuron.initial_state(shaped))
+            )
+    return thresholds, states
+
+
+def split_biases(builder: GraphBuilder, site: SpikingSite, table: str, steps: int, label: str = "b") -> list[str]:
+    """The rows of a [T, C] table, each broadcast against the site's tensor."""
+    tail = site.channel_shape[1:]
+    with builder.scope(site.name):
+        rows = builder.reshape(table, (steps, *tail), out=f"{label}/rows")
+        return builder.split(rows, steps, [f"{label}/t{t}" for t in range(steps)])
+
+
+def emit_unrolled(network: Network, plan: SpikingPlan, per_step: bool = False) -> onnx.ModelProto:
+    """The spiking network of a plan as a standard ONNX model.
+
+    Args:
+        network: the normalised ANN that the plan was made for.
+        plan: sites, thresholds [C] and biases [T, C].
+        per_step: also give the running mean of every output after each step, as ``NAME/running_mean`` [T, ...].
+
+    Raises:
+        ModelError: the network has refusals, or tensors named as the emitted ones are.
+    """
+    if network.refusals:
+        raise ModelError("cannot be converted: " + "; ".join(map(str, network.refusals)))
+    builder = GraphBuilder(network.view.opset)
+    builder.reserve(value.name for value in network.view.inputs)
+    thresholds, states = emit_thresholds(builder, plan)
+    biases = {}
+    for site in plan.sites:
+        table = builder.initializer(bias_name(site.name), plan.biases[site.name])
+        biases[site.name] = split_biases(builder, site, table, plan.steps)
+    membranes = Membranes(builder, get_neuron(plan.neuron), thresholds, biases, states)
+    emitter = StepEmitter(builder, network, membranes.fire)
+    emitter.keep_static()
+    history: dict[str, list[str]] = {name: [] for name in network.view.output_names if per_step}
+    for t in range(plan.steps):
+        emitter.step(t)
+        for name, means in history.items():
+            means.append(emitter.mean(name, t))
+    outputs = _emit_readout(builder, network, emitter, plan.steps)
+    outputs += [_emit_history(builder, network, name, means) for name, means in history.items()]
+    return builder.to_model(
+        network.view.graph.name or "snn", network.view.inputs, outputs, network.view.model.opset_import
+    )
+
+
+def _emit_readout(
+    builder: GraphBuilder, network: Network, emitter: StepEmitter, steps: int
+) -> list[onnx.ValueInfoProto]:
+    """The mean over t of every output, under the output's own name."""
+    for name in network.view.output_names:
+        if name in network.temporal:
+            builder.alias(emitter.mean(name, steps - 1), name)
+        elif emitter.current(name, 0) != name:
+            builder.alias(emitter.current(name, 0), name)
+    return list(network.view.graph.output)
+
+
+def _emit_history(builder: GraphBuilder, network: Network, name: str, means: list[str]) -> onnx.ValueInfoProto:
+    """Stack the running means of an output along a new axis 0."""
+    rows = [builder.op("Unsqueeze", mean, builder.constant(np.array([0], np.int64)), out=f"{mean}/row") for mean in means]
+    stacked = builder.op("Concat", *rows, out=running_mean_name(name), axis=0)
+    value = next(v for v in network.view.graph.output if v.name == name)
+    dims = [len(means), *(network.view.shape(name) or [])]
+    shape = dims if network.view.shape(name) is not None else None
+    return onnx.helper.make_tensor_value_info(stacked, value.type.tensor_type.elem_type, shape)

@@ -1,0 +1,130 @@
+"""Normalise the ANN: the same function, written with as few and as plain nodes as can be.
+
+1. local functions inlined, nodes named, initializers taken out of the inputs
+2. opset raised to 13 if it is older (`FLOOR`)
+3. the passes of `ftbc_onnx.graph.passes`, round after round, with fresh shapes, until nothing changes
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+import onnx
+import onnx_graphsurgeon as gs
+from onnx import inliner, shape_inference, version_converter
+
+from onnx_graphsurgeon.logger import G_LOGGER
+
+from ftbc_onnx.errors import ModelError
+from ftbc_onnx.graph.passes import PASSES
+
+FLOOR = 13
+"""The oldest opset that is emitted: from here on Split and Squeeze need no known sizes and ReduceSum takes axes."""
+
+_ROUNDS = 20
+
+
+@dataclass(frozen=True)
+class Normalised:
+    """The normalised ANN, and how often each pass changed something."""
+
+    model: onnx.ModelProto
+    changes: dict[str, int]
+
+
+def normalise(model: onnx.ModelProto) -> Normalised:
+    """The same network with shapes inferred, constants folded, no-ops gone and BatchNormalization folded.
+
+    Raises:
+        ModelError: the opset cannot be raised, or a BatchNormalization is in training mode.
+    """
+    work = onnx.ModelProto()
+    work.CopyFrom(model)
+    changes: Counter[str] = Counter()
+    if work.functions:
+        changes["inline_functions"] = len(work.functions)
+        work = inliner.inline_local_functions(work)
+    work = _raise_opset(work, changes)
+    _name_nodes(work)
+    _drop_initializer_inputs(work)
+    for _ in range(_ROUNDS):
+        before = sum(changes.values())
+        with G_LOGGER.suppress(G_LOGGER.CRITICAL):
+            work = _round(infer_shapes(work), changes)
+        if sum(changes.values()) == before:
+            break
+    return Normalised(infer_shapes(work), {name: count for name, count in changes.items() if count})
+
+
+def _round(model: onnx.ModelProto, changes: Counter[str]) -> onnx.ModelProto:
+    graph = gs.import_onnx(model)
+    for apply in PASSES:
+        changes[apply.__name__] += apply(graph)
+    graph.cleanup(recurse_subgraphs=False).toposort()
+    return _export(graph, model)
+
+
+def infer_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with every shape that ONNX can infer; the model itself where inference gives up."""
+    try:
+        return shape_inference.infer_shapes(model, data_prop=True)
+    except (shape_inference.InferenceError, ValueError, RuntimeError):
+        return model
+
+
+def default_opset(model: onnx.ModelProto) -> int:
+    """Version of the default domain that the model imports."""
+    return next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 1)
+
+
+def _raise_opset(model: onnx.ModelProto, changes: Counter[str]) -> onnx.ModelProto:
+    version = default_opset(model)
+    if version >= FLOOR:
+        return model
+    try:
+        raised = version_converter.convert_version(model, FLOOR)
+    except Exception as error:  # the converter raises RuntimeError and its own kinds
+        raise ModelError(
+            f"opset {version} could not be raised to {FLOOR} ({str(error)[:200]}): export the model with opset {FLOOR} or newer"
+        ) from error
+    changes["raise_opset"] = 1
+    del raised.metadata_props[:]
+    raised.metadata_props.extend(model.metadata_props)
+    return raised
+
+
+def _name_nodes(model: onnx.ModelProto) -> None:
+    """Give every node a name of its own, made of what it has: its name, or its first output."""
+    taken: set[str] = set()
+    for node in model.graph.node:
+        base = node.name or next((name for name in node.output if name), node.op_type)
+        name, count = base, 1
+        while name in taken:
+            count += 1
+            name = f"{base}_{count}"
+        taken.add(name)
+        node.name = name
+
+
+def _drop_initializer_inputs(model: onnx.ModelProto) -> None:
+    """An initializer listed as a graph input (files of old) is a constant."""
+    constants = {tensor.name for tensor in model.graph.initializer}
+    kept = [value for value in model.graph.input if value.name not in constants]
+    del model.graph.input[:]
+    model.graph.input.extend(kept)
+
+
+def _export(graph: gs.Graph, source: onnx.ModelProto) -> onnx.ModelProto:
+    """Back to ONNX with what graphsurgeon drops: metadata, doc strings, the interface's types, the IR version."""
+    model = gs.export_onnx(graph, do_type_check=False)
+    model.ir_version = source.ir_version
+    model.metadata_props.extend(source.metadata_props)
+    model.doc_string = source.doc_string
+    model.domain, model.model_version = source.domain, source.model_version
+    model.producer_name, model.producer_version = source.producer_name, source.producer_version
+    model.graph.name, model.graph.doc_string = source.graph.name, source.graph.doc_string
+    del model.graph.input[:], model.graph.output[:]
+    model.graph.input.extend(source.graph.input)
+    model.graph.output.extend(source.graph.output)
+    return model

@@ -1,0 +1,28 @@
+"""Changes to the ANN before anything is unrolled. One change, one file; `PASSES` is the order of a round.
+
+A pass is a function from a graphsurgeon graph to the number of places it changed (it changes the graph it is given,
+which `ftbc_onnx.graph.normalise` made for it). It leaves the ANN's outputs as they were, up to float rounding where
+weights are multiplied out. `normalise` repeats the round, with fresh shapes, until nothing changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import onnx_graphsurgeon as gs
+
+from ftbc_onnx.graph.passes.constant_shapes import constant_shapes
+from ftbc_onnx.graph.passes.drop_noops import drop_noops
+from ftbc_onnx.graph.passes.fold_batchnorm import fold_batchnorm
+from ftbc_onnx.graph.passes.fold_constants import fold_constants
+from ftbc_onnx.graph.passes.merge_clips import merge_clips
+from ftbc_onnx.graph.passes.shrink_broadcasts import shrink_broadcasts
+
+PASSES: tuple[Callable[[gs.Graph], int], ...] = (
+    drop_noops,
+    fold_constants,
+    constant_shapes,
+    shrink_broadcasts,
+    merge_clips,
+    fold_batchnorm,
+)

@@ -1,0 +1,70 @@
+"""Write a bound from below and a bound from above as one Clip.
+
+Before: Min(Relu(x), c), Relu(Min(x, c)), Min(Max(x, a), c), Max(Min(x, c), a), Clip(Relu(x), ., c), Relu(Clip(x, ., c)),
+with a and c single numbers (ReLU6 as Keras and others export it). After: Clip(x, a, c).
+
+Relu is a bound from below at 0; a Clip may carry either bound. Two bounds on the same side merge too.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from ftbc_onnx.graph.passes.surgery import bypass, producer, scalar_value, sole_consumer
+
+Bounds = tuple[float, float]
+
+
+def merge_clips(graph: gs.Graph) -> int:
+    """Merge chains of two bounds until none is left; returns the number of merges."""
+    count = 0
+    for node in list(graph.nodes):
+        outer = bounds_of(node)
+        maker = producer(node.inputs[_data_input(node)]) if outer is not None else None
+        inner = bounds_of(maker) if maker is not None else None
+        if outer is None or inner is None or maker is None or sole_consumer(graph, maker.outputs[0]) is not node:
+            continue
+        low, high = max(min(inner[0], outer[1]), outer[0]), min(max(inner[1], outer[0]), outer[1])
+        data = _data_input(maker)
+        _make_clip(node, _data_input(node), low, high)
+        if bypass(graph, maker, data):
+            count += 1
+    graph.cleanup(recurse_subgraphs=False)
+    return count
+
+
+def bounds_of(node: gs.Node) -> Bounds | None:
+    """(lower, upper) of a Relu, Clip, or Max or Min with a single number; None for any other node."""
+    if node.op == "Relu":
+        return 0.0, np.inf
+    if node.op in ("Max", "Min") and len(node.inputs) == 2:
+        numbers = [scalar_value(tensor) for tensor in node.inputs]
+        if (numbers[0] is None) == (numbers[1] is None):
+            return None
+        constant = node.inputs[1 - _data_input(node)]
+        value = next(number for number in numbers if number is not None)
+        if np.asarray(constant.values).size != 1:
+            return None
+        return (value, np.inf) if node.op == "Max" else (-np.inf, value)
+    if node.op == "Clip":
+        low = scalar_value(node.inputs[1]) if len(node.inputs) > 1 and node.inputs[1].name else -np.inf
+        high = scalar_value(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2].name else np.inf
+        return None if low is None or high is None else (low, high)
+    return None
+
+
+def _data_input(node: gs.Node) -> int:
+    return 1 if node.op in ("Max", "Min") and isinstance(node.inputs[0], gs.Constant) else 0
+
+
+def _make_clip(node: gs.Node, data: int, low: float, high: float) -> None:
+    x, dtype = node.inputs[data], node.outputs[0].dtype or np.float32
+    name = node.outputs[0].name
+    bounds = [
+        gs.Constant(f"{name}/{side}", np.array(value, dtype=dtype)) if np.isfinite(value) else gs.Variable.empty()
+        for side, value in (("min", low), ("max", high))
+    ]
+    node.op = "Clip"
+    node.attrs.clear()
+    node.inputs = [x, *bounds]

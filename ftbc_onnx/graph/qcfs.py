@@ -1,0 +1,183 @@
+"""Find QCFS activations in a graph: chains of plain operators that quantise, clip and rescale.
+
+    y = theta/L * clip(floor(x*L/theta + 1/2), 0, L)          (Bu et al., ICLR 2022, arXiv 2303.04347)
+
+Exporters write it as Div, Clip, Mul, Add, Floor, Div, Mul with constants anywhere; it may be clipped before or after
+the rounding. So no sequence of operators is looked for. From each Floor (or Round), walk up and down through
+operators with one reader and constant operands, and keep the algebra of what was passed:
+
+    z = p*x + q,  clipped to [lo, hi] before the rounding;   y = r*floor(z) + w,  floor(z) clipped to [lo', hi']
+
+It is a QCFS if q = 1/2, w = 0, p*r = 1 and the levels left over are 0..L; then theta = r*L. (With Round, q = 0.)
+Of several pairs of ends for which this holds the widest is taken: x/theta before and theta after belong to it, while
+a factor on one side only (a BatchNormalization before it) breaks p*r = 1 and stays outside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import onnx
+
+from ftbc_onnx.graph.view import GraphView
+
+_CLOSE = 1e-4
+
+
+@dataclass(frozen=True)
+class QcfsMatch:
+    """A chain found: its nodes in order, the tensors around it, theta (one value or C) and L."""
+
+    nodes: tuple[onnx.NodeProto, ...]
+    current: str
+    output: str
+    threshold: tuple[float, ...]
+    levels: int
+
+
+@dataclass(frozen=True)
+class _Affine:
+    """scale*x + shift, followed by a clip to [low, high]; numbers or per-channel arrays."""
+
+    scale: np.ndarray
+    shift: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
+_IDENTITY = _Affine(np.float64(1), np.float64(0), np.float64(-np.inf), np.float64(np.inf))
+
+
+def find_qcfs(view: GraphView) -> list[QcfsMatch]:
+    """Every QCFS chain of the graph, in the order of its roundings."""
+    found = []
+    for node in view.nodes:
+        if node.op_type in ("Floor", "Round"):
+            match = _match(view, node)
+            if match is not None:
+                found.append(match)
+    return found
+
+
+def _match(view: GraphView, rounding: onnx.NodeProto) -> QcfsMatch | None:
+    half = 0.5 if rounding.op_type == "Floor" else 0.0
+    widest: QcfsMatch | None = None
+    for above, current, before in _walk_up(view, rounding.input[0]):
+        for below, output, after in _walk_down(view, rounding.output[0]):
+            stated = _solve(before, after, half)
+            nodes = (*above, rounding, *below)
+            if stated is not None and (widest is None or len(nodes) > len(widest.nodes)):
+                widest = QcfsMatch(nodes, current, output, *stated)
+    return widest
+
+
+def _solve(before: _Affine, after: _Affine, half: float) -> tuple[tuple[float, ...], int] | None:
+    """(theta, L) if the two affine maps around a rounding make a QCFS."""
+    r = np.asarray(after.scale, dtype=np.float64)
+    if np.any(r <= 0) or not np.allclose(after.shift, 0, atol=_CLOSE) or not np.allclose(before.shift, half, atol=_CLOSE):
+        return None
+    if not np.allclose(before.scale * r, 1, rtol=_CLOSE):
+        return None
+    # Bounds as numbers of levels: before the rounding they pass through it, after it they are divided by r.
+    rounded = np.floor if half else np.round
+    low = np.maximum(rounded(before.low + _CLOSE), np.ceil(after.low / r - _CLOSE))
+    high = np.minimum(rounded(before.high + _CLOSE), np.floor(after.high / r + _CLOSE))
+    if not np.all(low == 0) or not np.all(np.isfinite(high)) or np.ptp(high) != 0 or np.max(high) < 1:
+        return None
+    levels = int(np.max(high))
+    theta = np.ravel(r * levels)
+    return tuple(float(np.float32(value)) for value in theta), levels
+
+
+def _walk_up(view: GraphView, tensor: str) -> Iterator[tuple[list[onnx.NodeProto], str, _Affine]]:
+    """From the rounding's input upwards: (nodes, tensor that enters, what they compute), each a step longer."""
+    nodes: list[onnx.NodeProto] = []
+    affine = _IDENTITY
+    while True:
+        yield nodes, tensor, affine
+        node = view.producers.get(tensor)
+        if node is None or view.sole_consumer(tensor) is None:
+            return
+        step = _as_affine(view, node)
+        if step is None:
+            return
+        data, own = step
+        composed = _compose(own, affine)
+        if composed is None:
+            return
+        nodes, tensor, affine = [node, *nodes], data, composed
+
+
+def _walk_down(view: GraphView, tensor: str) -> Iterator[tuple[list[onnx.NodeProto], str, _Affine]]:
+    """From the rounding's output downwards: (nodes, tensor that leaves, what they compute), each a step longer."""
+    nodes: list[onnx.NodeProto] = []
+    affine = _IDENTITY
+    while True:
+        yield nodes, tensor, affine
+        node = view.sole_consumer(tensor)
+        step = None if node is None else _as_affine(view, node)
+        if node is None or step is None or step[0] != tensor:
+            return
+        composed = _compose(affine, step[1])
+        if composed is None:
+            return
+        nodes, tensor, affine = [*nodes, node], node.output[0], composed
+
+
+def _compose(first: _Affine, then: _Affine) -> _Affine | None:
+    """`then` after `first`: bounds of `first` are carried through `then`'s product and sum (positive scales only)."""
+    if np.any(np.asarray(then.scale) <= 0):
+        return None
+    low = np.maximum(first.low * then.scale + then.shift, then.low)
+    high = np.minimum(first.high * then.scale + then.shift, then.high)
+    return _Affine(first.scale * then.scale, first.shift * then.scale + then.shift, low, high)
+
+
+def _as_affine(view: GraphView, node: onnx.NodeProto) -> tuple[str, _Affine] | None:
+    """(data input, map) of an elementwise operator with constant operands; None for anything else."""
+    if node.op_type == "Relu":
+        return node.input[0], replace(_IDENTITY, low=np.float64(0))
+    if node.op_type == "Clip":
+        return _as_clip(view, node)
+    if node.op_type not in ("Add", "Sub", "Mul", "Div", "Max", "Min") or len(node.input) != 2:
+        return None
+    left, right = (_channel_values(view, name) for name in node.input)
+    if (left is None) == (right is None):
+        return None
+    if node.op_type in ("Sub", "Div") and right is None:
+        return None
+    data, value = (node.input[0], right) if right is not None else (node.input[1], left)
+    assert value is not None
+    if node.op_type == "Add":
+        return data, replace(_IDENTITY, shift=value)
+    if node.op_type == "Sub":
+        return data, replace(_IDENTITY, shift=-value)
+    if node.op_type == "Mul":
+        return data, replace(_IDENTITY, scale=value)
+    if node.op_type == "Max":
+        return data, replace(_IDENTITY, low=value)
+    if node.op_type == "Min":
+        return data, replace(_IDENTITY, high=value)
+    return None if np.any(value == 0) else (data, replace(_IDENTITY, scale=1 / value))
+
+
+def _as_clip(view: GraphView, node: onnx.NodeProto) -> tuple[str, _Affine] | None:
+    bounds = [np.float64(-np.inf), np.float64(np.inf)]
+    for side, name in enumerate(node.input[1:3]):
+        if name:
+            value = view.constant(name)
+            if value is None:
+                return None
+            bounds[side] = np.float64(value.reshape(-1)[0])
+    return node.input[0], replace(_IDENTITY, low=bounds[0], high=bounds[1])
+
+
+def _channel_values(view: GraphView, name: str) -> np.ndarray | None:
+    """A constant as one number, or as C numbers if at most one of its axes is longer than 1; None otherwise."""
+    value = view.constant(name)
+    if value is None or value.dtype.kind not in "fiu" or sum(length > 1 for length in value.shape) > 1:
+        return None
+    flat = value.astype(np.float64).reshape(-1)
+    return flat[0] if flat.size == 1 else flat

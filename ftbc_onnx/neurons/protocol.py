@@ -1,0 +1,46 @@
+"""What every neuron states: one time step, once in NumPy and once as standard ONNX operators.
+
+State goes in and comes out. The two statements use the same order of floating-point operations, so that they agree
+bitwise; tests check it for every neuron of the registry.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+
+from ftbc_onnx.sink import Sink
+
+State = tuple[np.ndarray, ...]
+StateNames = tuple[str, ...]
+
+
+class Neuron(Protocol):
+    """One time step of a population of neurons.
+
+    Shapes: current, spikes and membrane are the site's tensor, [B, C, H, W] say; threshold and bias are broadcast
+    against it, [1, C, 1, 1] (`SpikingSite.channel_shape`). The initial state has the threshold's shape and broadcasts.
+    """
+
+    name: str
+
+    def initial_state(self, threshold: np.ndarray) -> State:
+        """State before the first step."""
+        ...
+
+    def step(self, current: np.ndarray, state: State, threshold: np.ndarray, bias: np.ndarray) -> tuple[np.ndarray, State]:
+        """One step in NumPy: (spikes, new state)."""
+        ...
+
+    def emit_step(self, sink: Sink, current: str, state: StateNames, threshold: str, bias: str) -> tuple[str, StateNames]:
+        """One step as standard operators: names of (spikes, new state)."""
+        ...
+
+    def emit_drive(self, sink: Sink, current: str, state: StateNames) -> str:
+        """The part of a step that does not depend on the bias, computed once for a rule that tries many."""
+        ...
+
+    def emit_fire(self, sink: Sink, drive: str, state: StateNames, threshold: str, bias: str) -> str:
+        """Spikes that the drive gives with this bias, the state left alone: what a rule may try."""
+        ...

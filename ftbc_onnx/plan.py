@@ -1,0 +1,158 @@
+"""The plan: where neurons stand and with which numbers. Everything after normalisation reads it, nothing changes it.
+
+A site is known by names only, because a name stays valid in the ANN, in every form of the SNN, in JSON and in a report.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from ftbc_onnx.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class SpikingSite:
+    """One activation of the ANN, to become one population of neurons.
+
+    Attributes:
+        name: unique and readable; every emitted tensor of the site starts with it.
+        op_type: ``Relu``, ``Clip``, ``Max`` or ``QCFS``.
+        nodes: names of the nodes that the site stands for (a QCFS chain has several).
+        current: tensor that enters (the ANN's pre-activation).
+        spikes: tensor that leaves (the ANN's activation; in the SNN the spikes).
+        rank: number of axes of both; None if not known.
+        channel_axis: axis with a bias and a threshold of its own per entry; None: one for the whole tensor.
+        channels: C, the length of that axis (1 if there is none).
+        ceiling: upper bound stated by a Clip; None if there is none.
+        threshold: theta stated by a QCFS, one value or C; None: to be estimated.
+        levels: L stated by a QCFS.
+        upstream: names of the sites whose spikes reach the current through no other site.
+    """
+
+    name: str
+    op_type: str
+    nodes: tuple[str, ...]
+    current: str
+    spikes: str
+    rank: int | None
+    channel_axis: int | None
+    channels: int
+    ceiling: float | None = None
+    threshold: tuple[float, ...] | None = None
+    levels: int | None = None
+    upstream: tuple[str, ...] = ()
+
+    @property
+    def channel_shape(self) -> tuple[int, ...]:
+        """Shape of a per-channel value broadcast against the tensor: [1, C, 1, 1] for NCHW, [1] without a channel."""
+        if self.channel_axis is None or self.rank is None:
+            return (1,)
+        return tuple(self.channels if axis == self.channel_axis else 1 for axis in range(self.rank))
+
+    @property
+    def mean_axes(self) -> tuple[int, ...] | None:
+        """Every axis but the channel's: (0, 2, 3) for NCHW; None (all of them) without a channel."""
+        if self.channel_axis is None or self.rank is None:
+            return None
+        return tuple(axis for axis in range(self.rank) if axis != self.channel_axis)
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """An activation that was not converted, and why."""
+
+    node: str
+    op_type: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.op_type} '{self.node}': {self.reason}"
+
+
+def _frozen(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    frozen = {}
+    for name, value in arrays.items():
+        array = np.array(value, dtype=np.float32)
+        array.setflags(write=False)
+        frozen[name] = array
+    return frozen
+
+
+@dataclass(frozen=True)
+class SpikingPlan:
+    """Where neurons stand and with which numbers.
+
+    Attributes:
+        source_digest: SHA-256 of the ANN's file or bytes.
+        sites: in topological order.
+        steps: T, the number of time steps.
+        neuron: a name of `ftbc_onnx.neurons`.
+        thresholds: theta per site, [C] float32, positive.
+        biases: temporal bias b per site, [T, C] float32, added to the current; absent sites have none (zero).
+        readout: ``mean``: the mean over t of the output.
+    """
+
+    source_digest: str
+    sites: tuple[SpikingSite, ...]
+    steps: int
+    neuron: str
+    thresholds: Mapping[str, np.ndarray]
+    biases: Mapping[str, np.ndarray] = field(default_factory=dict)
+    readout: str = "mean"
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ConfigError(f"the number of time steps T is {self.steps}: it must be at least 1")
+        object.__setattr__(self, "thresholds", _frozen(self.thresholds))
+        filled = {site.name: np.zeros((self.steps, site.channels)) for site in self.sites}
+        object.__setattr__(self, "biases", _frozen({**filled, **self.biases}))
+        for site in self.sites:
+            theta, bias = self.thresholds[site.name], self.biases[site.name]
+            if theta.shape != (site.channels,) or not np.all(theta > 0) or not np.all(np.isfinite(theta)):
+                raise ConfigError(f"threshold of site '{site.name}' must be {site.channels} positive numbers: {theta}")
+            if bias.shape != (self.steps, site.channels) or not np.all(np.isfinite(bias)):
+                raise ConfigError(
+                    f"bias of site '{site.name}' must be finite and [T, C] = {(self.steps, site.channels)}: "
+                    f"it is {bias.shape}"
+                )
+
+    def with_biases(self, biases: Mapping[str, np.ndarray]) -> SpikingPlan:
+        """The same plan with other biases, [T, C] per site."""
+        return replace(self, biases=biases)
+
+    def without_biases(self) -> SpikingPlan:
+        """The same plan with every bias zero: plain conversion."""
+        return replace(self, biases={})
+
+    def prefix(self, steps: int) -> SpikingPlan:
+        """The plan of the first `steps` time steps (nothing in it depends on T, so its biases are the first rows).
+
+        Raises:
+            ConfigError: `steps` is not between 1 and T.
+        """
+        if not 1 <= steps <= self.steps:
+            raise ConfigError(f"a prefix of {steps} steps was asked of a plan with T = {self.steps}")
+        return replace(self, steps=steps, biases={name: bias[:steps] for name, bias in self.biases.items()})
+
+    def describe(self) -> dict[str, Any]:
+        """The plan without its numbers, as plain JSON types (the numbers are the emitted model's initializers)."""
+        return {
+            "source_digest": self.source_digest,
+            "steps": self.steps,
+            "neuron": self.neuron,
+            "readout": self.readout,
+            "sites": [asdict(site) for site in self.sites],
+        }
+
+
+def site_from_dict(record: Mapping[str, Any]) -> SpikingSite:
+    """Inverse of the records in `SpikingPlan.describe`."""
+    fields = dict(record)
+    for name in ("nodes", "upstream", "threshold"):
+        if fields.get(name) is not None:
+            fields[name] = tuple(fields[name])
+    return SpikingSite(**fields)

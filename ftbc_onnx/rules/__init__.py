@@ -1,0 +1,26 @@
+"""The calibration rules, by name. A rule is one file; adding one touches that file and `make_rule`."""
+
+from __future__ import annotations
+
+from ftbc_onnx.errors import ConfigError
+from ftbc_onnx.rules.paper import PaperRule
+from ftbc_onnx.rules.protocol import CalibrationRule
+from ftbc_onnx.rules.solve import SolveRule
+
+RULES = ("solve", "paper", "none")
+
+
+def make_rule(name: str, alpha: float) -> CalibrationRule | None:
+    """The rule called `name`; None for ``none`` (plain conversion, every bias zero).
+
+    Raises:
+        ConfigError: there is none of that name, or alpha is not positive.
+    """
+    if name not in RULES:
+        raise ConfigError(f"unknown rule '{name}': choose one of {', '.join(RULES)}")
+    if name == "paper":
+        return PaperRule(alpha)
+    return SolveRule() if name == "solve" else None
+
+
+__all__ = ["RULES", "CalibrationRule", "PaperRule", "SolveRule", "make_rule"]

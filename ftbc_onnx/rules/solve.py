@@ -1,0 +1,55 @@
+"""Solve for the bias instead of stepping towards it.
+
+After step t the sum of the mean spikes should be (t+1) * mean(a). The mean spike of a channel grows with its bias, so
+
+    target[t] = clip((t+1) * mean(a) - sum over i < t of mean(s[i]),  0, theta)
+    b[t] = the bias with mean(s[t]) = target[t]
+
+is found by bisection of [-theta, theta], `HALVINGS` times, in the graph. So the expected error is zero *after each step*, the
+condition of the paper's theorem, in one pass over one batch. If no bias (b = 0) comes as close, none is taken: a
+channel that is silent in both networks keeps b = 0.
+
+Several batches: each is solved on its own, and the biases are averaged, weighted by their samples.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ftbc_onnx.graph.emit.calibration import Probe
+
+HALVINGS = 12
+"""The bias is found to within 2 * theta / 2**12."""
+
+REACH = 1.0
+"""Half the width of the interval searched, in units of theta."""
+
+
+class SolveRule:
+    """Bisection for the cumulative mean."""
+
+    name = "solve"
+
+    def emit(self, probe: Probe) -> str:
+        """The bisection, and the comparison with no bias."""
+        sink = probe.sink
+        zero = sink.constant(0.0)
+        target = probe.activation
+        if probe.sent is not None:
+            wanted = sink.op("Mul", probe.activation, sink.constant(float(probe.t + 1)))
+            target = sink.op("Sub", wanted, probe.sent)
+        target = sink.op("Min", sink.op("Max", target, zero), probe.threshold, out="target")
+        middle = sink.op("Mul", probe.threshold, sink.constant(0.0))
+        reach = sink.op("Mul", probe.threshold, sink.constant(REACH))
+        for halving in range(HALVINGS):
+            enough = sink.op("GreaterOrEqual", probe.mean_spikes(middle), target)
+            half = sink.op("Mul", reach, sink.constant(0.5**(halving + 1)))
+            middle = sink.op("Where", enough, sink.op("Sub", middle, half), sink.op("Add", middle, half))
+        error = sink.op("Abs", sink.op("Sub", probe.mean_spikes(middle), target))
+        without = sink.op("Abs", sink.op("Sub", probe.mean_spikes(zero), target))
+        return sink.op("Where", sink.op("Less", error, without), middle, zero, out="bias")
+
+    def combine(self, old: np.ndarray, new: np.ndarray, seen: int, samples: int) -> np.ndarray:
+        """Mean over all samples seen."""
+        total = seen + samples
+        return np.asarray(old * np.float32(seen / total) + new * np.float32(samples / total), dtype=np.float32)

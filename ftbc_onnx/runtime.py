@@ -1,0 +1,162 @@
+"""The only door to onnxruntime: devices, session options, runs.
+
+Calibration, verification and evaluation use the same `SessionOptions`, because spikes amplify rounding: across
+optimisation levels a few in a million flip. On CUDA, TF32 is off for the same reason.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+
+from ftbc_onnx.errors import DeviceError, ModelError
+
+_PROTOBUF_LIMIT = 2**31 - 1
+_CPU = "CPUExecutionProvider"
+_CUDA = "CUDAExecutionProvider"
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where sessions run: a word for reports (``cpu``, ``cuda:0``) and onnxruntime's providers for it."""
+
+    name: str
+    providers: tuple[str | tuple[str, dict[str, str]], ...]
+
+    @property
+    def expected(self) -> str:
+        """Provider that must be active in a session of this device."""
+        first = self.providers[0]
+        return first if isinstance(first, str) else first[0]
+
+
+CPU = Device("cpu", (_CPU,))
+
+
+def choose_device(wanted: str = "auto") -> Device:
+    """The device for ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+
+    ``auto`` takes CUDA if a CUDA session really starts, else the CPU. `get_available_providers` is no proof: it lists
+    CUDA on machines without a GPU, and a session that cannot have it runs on the CPU without an error.
+
+    Raises:
+        DeviceError: the word is unknown, or ``cuda`` was asked for and does not start.
+    """
+    kind, _, index = wanted.partition(":")
+    if kind not in ("auto", "cpu", "cuda") or (index and (kind != "cuda" or not index.isdigit())):
+        raise DeviceError(f"unknown device '{wanted}': use auto, cpu, cuda or cuda:N")
+    if kind == "cpu":
+        return CPU
+    cuda = Device(f"cuda:{index or 0}", ((_CUDA, {"device_id": index or "0", "use_tf32": "0"}), _CPU))
+    reason = _why_no_cuda(cuda)
+    if reason is None:
+        return cuda
+    if kind == "cuda":
+        raise DeviceError(f"--device {wanted}: {reason}; use --device cpu, or install the extra 'cuda' on a machine with a GPU")
+    return CPU
+
+
+def conflicting_packages() -> str | None:
+    """A line of warning if several onnxruntime packages are installed over each other, else None."""
+    found = []
+    for name in ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-openvino"):
+        try:
+            found.append(f"{name} {importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    if len(found) < 2:
+        return None
+    return f"{' and '.join(found)} are both installed and overwrite each other's files: uninstall all of them, then install one"
+
+
+def runtime_version() -> str:
+    """Version of onnxruntime."""
+    return str(ort.__version__)
+
+
+def _why_no_cuda(device: Device) -> str | None:
+    if _CUDA not in ort.get_available_providers():
+        return "this onnxruntime has no CUDA provider"
+    if hasattr(ort, "preload_dlls"):
+        try:
+            ort.preload_dlls()
+        except Exception as error:  # noqa: BLE001 - a library that is missing is what is being found out
+            return f"the CUDA libraries do not load ({str(error)[:120]})"
+    x = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])
+    y = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1])
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Add", ["x", "x"], ["y"])], "probe", [x], [y])
+    probe = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 13)], ir_version=7)
+    try:
+        Session(probe, device).run({"x": np.ones(1, np.float32)})
+    except (DeviceError, ModelError) as error:
+        return str(error)
+    return None
+
+
+class Session:
+    """An onnxruntime session that runs where it was asked to run."""
+
+    def __init__(self, model: onnx.ModelProto | Path, device: Device = CPU, optimise: bool = True) -> None:
+        """Open a session.
+
+        Args:
+            model: a model, or the path of a file (its external data are read beside it).
+            device: where to run.
+            optimise: False switches every graph optimisation off, for bitwise comparisons.
+
+        Raises:
+            ModelError: onnxruntime does not take the model.
+            DeviceError: the device's provider is not active in the session.
+        """
+        options = ort.SessionOptions()
+        options.log_severity_level = 4
+        level = ort.GraphOptimizationLevel
+        options.graph_optimization_level = level.ORT_ENABLE_ALL if optimise else level.ORT_DISABLE_ALL
+        try:
+            self._session = _open(model, options, list(device.providers))
+        except Exception as error:  # onnxruntime raises a family of its own, with no public base
+            raise ModelError(f"onnxruntime {ort.__version__} does not take the model: {_first_line(error)}") from error
+        active = self._session.get_providers()
+        if device.expected not in active:
+            raise DeviceError(f"{device.expected} did not start: the session runs on {', '.join(active)}")
+        self.provider = active[0]
+        self.output_names: list[str] = [value.name for value in self._session.get_outputs()]
+
+    def run(self, feeds: Mapping[str, np.ndarray], outputs: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+        """Run once; returns the outputs by name.
+
+        Raises:
+            ModelError: the run failed (feeds of a wrong shape, for example).
+        """
+        names = list(outputs) if outputs is not None else self.output_names
+        try:
+            values = self._session.run(names, dict(feeds))
+        except Exception as error:
+            raise ModelError(f"onnxruntime could not run the model: {_first_line(error)}") from error
+        return dict(zip(names, values, strict=True))
+
+
+def _open(model: onnx.ModelProto | Path, options: Any, providers: list[Any]) -> Any:
+    if isinstance(model, Path):
+        return ort.InferenceSession(str(model), options, providers=providers)
+    if model.ByteSize() < _PROTOBUF_LIMIT:
+        return ort.InferenceSession(model.SerializeToString(), options, providers=providers)
+    with tempfile.TemporaryDirectory(prefix="ftbc-onnx-") as folder:
+        path = Path(folder) / "model.onnx"
+        copy = onnx.ModelProto()
+        copy.CopyFrom(model)
+        onnx.save_model(copy, path, save_as_external_data=True, location="model.onnx.data")
+        return ort.InferenceSession(str(path), options, providers=providers)
+
+
+def _first_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) <= 300 else text[:297] + "..."

@@ -1,0 +1,61 @@
+"""Activations of networks that are made to be converted into spiking networks."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class _Floor(torch.autograd.Function):
+    """Floor whose gradient is that of the identity (straight-through estimator)."""
+
+    @staticmethod
+    def forward(ctx: object, x: Tensor) -> Tensor:  # noqa: ARG004
+        return torch.floor(x)
+
+    @staticmethod
+    def backward(ctx: object, grad: Tensor) -> Tensor:  # noqa: ARG004
+        return grad
+
+
+class QCFS(nn.Module):
+    """Quantization clip-floor-shift activation with a learned threshold.
+
+    ``y = theta / L * clip(floor(x * L / theta + 1/2), 0, L)``
+
+    The output takes the L + 1 values 0, theta/L, ..., theta: the rates that a soft-reset integrate-and-fire neuron
+    with threshold theta and initial membrane theta/2 can fire at in T = L time steps. The floor passes its gradient
+    straight through, so both x and theta are learned.
+
+    Source: Bu et al., "Optimal ANN-SNN conversion for high-accuracy and ultra-low-latency spiking neural networks",
+    ICLR 2022, arXiv 2303.04347.
+
+    Args:
+        levels: L, the number of steps above zero.
+        threshold: initial value of theta.
+
+    Shapes: x is of any shape, y of the same; ``threshold`` is a scalar (shape ``[]``) for the whole layer.
+    """
+
+    MIN_THRESHOLD = 1e-3
+
+    def __init__(self, levels: int = 4, threshold: float = 2.0) -> None:
+        super().__init__()
+        if levels < 1 or threshold <= 0:
+            raise ValueError(f"QCFS needs levels >= 1 and threshold > 0, not {levels} and {threshold}")
+        self.levels = levels
+        self.threshold = nn.Parameter(torch.tensor(float(threshold)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x * self.levels / self.threshold + 0.5
+        # An exporter (which runs without gradients) sees a plain Floor.
+        x = _Floor.apply(x) if torch.is_grad_enabled() else torch.floor(x)
+        return self.threshold / self.levels * torch.clamp(x, 0, self.levels)
+
+    @torch.no_grad()
+    def keep_positive(self) -> None:
+        """Put a threshold that a step of the optimizer took below ``MIN_THRESHOLD`` back on it."""
+        self.threshold.clamp_(min=self.MIN_THRESHOLD)
+
+    def extra_repr(self) -> str:
+        return f"levels={self.levels}, threshold={self.threshold.item():.4f}"
