@@ -6,6 +6,7 @@ nor any knowledge of how time is laid out.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -24,4 +25,8 @@ class Sink(Protocol):
 
     def mean(self, x: str, axes: tuple[int, ...] | None, out: str | None = None) -> str:
         """Mean over `axes`, which stay as axes of length 1; over everything, as shape [1], if None."""
+        ...
+
+    def repeat(self, count: int, carried: Sequence[str], body: Callable[[Sequence[str]], Sequence[str]]) -> list[str]:
+        """Run `body` `count` times on float32 tensors: it takes their names and returns the names of the next ones."""
         ...

@@ -5,7 +5,7 @@ Nodes of the source are copied as protobuf messages, so that every attribute and
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -95,7 +95,7 @@ class GraphBuilder:
     def initializer(self, name: str, value: np.ndarray) -> str:
         """Add an initializer of exactly this name."""
         self.reserve([name])
-        self._initializers[name] = numpy_helper.from_array(np.ascontiguousarray(value), name)
+        self._initializers[name] = numpy_helper.from_array(np.asarray(value, order="C"), name)
         return name
 
     def keep_initializer(self, tensor: onnx.TensorProto) -> None:
@@ -136,6 +136,31 @@ class GraphBuilder:
     def reshape(self, x: str, shape: tuple[int, ...], out: str | None = None) -> str:
         """Reshape to a constant shape."""
         return self.op("Reshape", x, self.constant(np.array(shape, dtype=np.int64)), out=out)
+
+    def repeat(self, count: int, carried: Sequence[str], body: Callable[[Sequence[str]], Sequence[str]]) -> list[str]:
+        """A Loop of `count` turns over float32 tensors; what `body` writes may read any tensor around it."""
+        outer, self._nodes = self._nodes, []
+        turn, go, goes_on = (self.unique(f"{self._scope}{name}") for name in ("turn", "go", "goes_on"))
+        inside = [self.unique(f"{name}/inside") for name in carried]
+        results = list(body(inside))
+        self._nodes.append(helper.make_node("Identity", [go], [goes_on], name=goes_on))
+        kind = onnx.TensorProto.FLOAT
+        graph = helper.make_graph(
+            self._nodes,
+            f"{self._scope}body",
+            [
+                helper.make_tensor_value_info(turn, onnx.TensorProto.INT64, []),
+                helper.make_tensor_value_info(go, onnx.TensorProto.BOOL, []),
+                *(helper.make_tensor_value_info(name, kind, None) for name in inside),
+            ],
+            [
+                helper.make_tensor_value_info(goes_on, onnx.TensorProto.BOOL, []),
+                *(helper.make_tensor_value_info(name, kind, None) for name in results),
+            ],
+        )
+        self._nodes = outer
+        trips = [self.constant(np.array(count, np.int64)), self.constant(np.array(True))]
+        return self.ops("Loop", [*trips, *carried], [f"carried_{i}" for i in range(len(carried))], body=graph)
 
     # the result
 

@@ -14,6 +14,8 @@ Several batches: each is solved on its own, and the biases are averaged, weighte
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from ftbc_onnx.graph.emit.calibration import Probe
@@ -39,12 +41,15 @@ class SolveRule:
             wanted = sink.op("Mul", probe.activation, sink.constant(float(probe.t + 1)))
             target = sink.op("Sub", wanted, probe.sent)
         target = sink.op("Min", sink.op("Max", target, zero), probe.threshold, out="target")
-        middle = sink.op("Mul", probe.threshold, sink.constant(0.0))
-        reach = sink.op("Mul", probe.threshold, sink.constant(REACH))
-        for halving in range(HALVINGS):
+
+        def halve(carried: Sequence[str]) -> tuple[str, str]:
+            middle, reach = carried
+            half = sink.op("Mul", reach, sink.constant(0.5))
             enough = sink.op("GreaterOrEqual", probe.mean_spikes(middle), target)
-            half = sink.op("Mul", reach, sink.constant(0.5**(halving + 1)))
-            middle = sink.op("Where", enough, sink.op("Sub", middle, half), sink.op("Add", middle, half))
+            return sink.op("Where", enough, sink.op("Sub", middle, half), sink.op("Add", middle, half)), half
+
+        start = sink.op("Mul", probe.threshold, zero), sink.op("Mul", probe.threshold, sink.constant(REACH))
+        middle, _ = sink.repeat(HALVINGS, start, halve)
         error = sink.op("Abs", sink.op("Sub", probe.mean_spikes(middle), target))
         without = sink.op("Abs", sink.op("Sub", probe.mean_spikes(zero), target))
         return sink.op("Where", sink.op("Less", error, without), middle, zero, out="bias")

@@ -1,0 +1,399 @@
+"""Calibration and evaluation data: files, folders, arrays, readers and scripts, read in bounded memory.
+
+`open_data` checks keys, shapes, dtypes and labels when data are opened, values batch by batch.
+What is wrong with the data is a DataError, what is wrong with an option a ConfigError.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import runpy
+import sys
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from ftbc_onnx import images
+from ftbc_onnx.errors import ConfigError, DataError, FtbcError
+from ftbc_onnx.images import Array, Preprocessing
+
+UNNAMED = "(array)"  # stands for the key of an array that comes without one
+SUFFIXES = (".npz", ".npy")
+Arrays: TypeAlias = Mapping[str, Array]  # by key, or by input name
+Load: TypeAlias = Callable[[], Arrays]
+HASH_SAMPLES = 64  # read at a time by a digest
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """What a model expects of one input: axis 0 is the batch, a str or None is a dynamic axis."""
+
+    name: str
+    dtype: np.dtype[Any]
+    shape: tuple[int | str | None, ...]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """`feeds` [n, ...] per input, as the model takes them, and `labels` [n] int64 if known."""
+
+    feeds: Arrays
+    labels: Array | None
+
+
+class DataSource(Protocol):
+    """Samples that can be read in batches as often as wanted, always in the same order."""
+
+    @property
+    def description(self) -> str:
+        """Where the samples come from, in words and without folders."""
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether batches carry labels."""
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """What is done to each sample, defaults filled in."""
+
+    def __len__(self) -> int: ...
+
+    def batches(self, size: int, limit: int | None = None, drop_last: bool = False) -> Iterator[Batch]:
+        """At most `limit` samples, `size` at a time; the last batch may be smaller unless dropped."""
+
+    def digest(self) -> str:
+        """sha256 of the selected samples as stored, their order, labels and preprocessing."""
+
+    def subset(self, indices: npt.ArrayLike) -> DataSource:
+        """Only the samples `indices`, in that order; sorted ones load each file of a folder once."""
+
+
+@dataclass(frozen=True)
+class _Shard:
+    """A piece of the data: per input the key of its array and (shape, dtype) of a sample; `load` gets the arrays."""
+
+    where: str
+    count: int
+    keys: Mapping[str, str]
+    forms: Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]
+    labels: Array | None
+    load: Load
+
+
+class _Shards:
+    """Shards end to end; only the one that was read last is kept in memory."""
+
+    def __init__(self, shards: Sequence[_Shard]) -> None:
+        self._shards = tuple(shards)
+        self._forms = shards[0].forms
+        self._starts = np.cumsum([0, *(shard.count for shard in shards)])
+        self._last: tuple[int, Arrays] | None = None
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def where(self, index: int) -> str:
+        number = int(np.searchsorted(self._starts, index, side="right")) - 1
+        return f"{self._shards[number].where}, sample {index - self._starts[number]}"
+
+    def _arrays(self, number: int) -> Arrays:
+        last = self._last
+        if last is None or last[0] != number:
+            self._last = last = None  # lets go of one shard before the next is loaded
+            shard = self._shards[number]
+            found = shard.load()
+            self._last = last = (number, {name: found[key] for name, key in shard.keys.items()})
+        return last[1]
+
+    def read(self, indices: Array) -> dict[str, Array]:
+        """The samples `indices`, [n, ...] per input, copied."""
+        out = {name: np.empty((len(indices), *shape), dtype) for name, (shape, dtype) in self._forms.items()}
+        numbers = np.searchsorted(self._starts, indices, side="right") - 1
+        for number in np.unique(numbers):
+            rows = np.flatnonzero(numbers == number)
+            for name, target in out.items():  # no local name for the arrays: it would keep them alive
+                target[rows] = self._arrays(int(number))[name][indices[rows] - self._starts[number]]
+        return out
+
+    def fingerprint(self, indices: Array) -> str:
+        """sha256 over names, dtypes, shapes and the bytes of the samples `indices`, a piece at a time."""
+        total = hashlib.sha256(repr(sorted(self._forms.items())).encode())
+        for start in range(0, len(indices), HASH_SAMPLES):
+            for _, array in sorted(self.read(indices[start : start + HASH_SAMPLES]).items()):
+                total.update(array.tobytes())
+        return total.hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class _Source:
+    """The samples `selection` of a store, as a model takes them."""
+
+    store: _Shards | images.ImageFolder
+    inputs: tuple[InputSpec, ...]
+    preprocessing: Preprocessing
+    labels: Array | None  # one per selected sample
+    selection: Array
+    description: str
+
+    def __len__(self) -> int:
+        return len(self.selection)
+
+    @property
+    def has_labels(self) -> bool:
+        return self.labels is not None
+
+    def batches(self, size: int, limit: int | None = None, drop_last: bool = False) -> Iterator[Batch]:
+        if size < 1 or (limit is not None and limit < 0):
+            raise ConfigError(f"batch size {size}, limit {limit}: a positive size and a limit from 0 are expected")
+        end = len(self) if limit is None else min(limit, len(self))
+        end -= end % size if drop_last else 0
+        return (self._batch(slice(start, min(start + size, end))) for start in range(0, end, size))
+
+    def _batch(self, part: slice) -> Batch:
+        """The samples in `part`; DataError names one whose values the input cannot take."""
+        chosen = self.selection[part]
+        stored = self.store.read(chosen)
+        layout = "NHWC" if isinstance(self.store, images.ImageFolder) else self.preprocessing.layout
+        feeds = {}
+        for spec in self.inputs:
+            x = images.arrange(stored[spec.name], spec.shape, layout)
+            if spec.name in _normalised(self.inputs, self.preprocessing):
+                x = self.preprocessing.normalise(x, images.channel_axis(spec.shape))
+            feeds[spec.name], bad = images.cast(x, spec.dtype)
+            if bad.any():
+                what = "NaN or infinity as" if spec.dtype.kind == "f" else "values outside the range of"
+                where = self.store.where(int(chosen[bad.argmax()]))
+                raise DataError(f"{where}: input {spec.name!r} has {what} {spec.dtype}: repair or remove the sample")
+        return Batch(feeds, None if self.labels is None else self.labels[part].copy())
+
+    def digest(self) -> str:
+        content = {
+            "samples": self.store.fingerprint(np.unique(self.selection)),
+            "selection": _sha256(self.selection.astype("<i8").tobytes()),
+            "labels": None if self.labels is None else _sha256(self.labels.astype("<i8").tobytes()),
+            "preprocessing": self.preprocessing.as_dict(),
+        }
+        return _sha256(json.dumps(content, sort_keys=True).encode())
+
+    def subset(self, indices: npt.ArrayLike) -> _Source:
+        chosen = np.asarray(indices)
+        numbers = chosen.ndim == 1 and (chosen.dtype.kind in "iu" or not chosen.size)
+        if not numbers or ((chosen < 0) | (chosen >= len(self))).any():
+            raise DataError(f"subset of {self.description}: expected a list of sample numbers in 0..{len(self) - 1}")
+        labels = None if self.labels is None else self.labels[chosen.astype(np.int64)]
+        return replace(self, selection=self.selection[chosen.astype(np.int64)], labels=labels)
+
+
+def open_data(
+    what: Any,
+    inputs: Sequence[InputSpec],
+    preprocessing: Preprocessing | None = None,
+    *,
+    labels: npt.ArrayLike | os.PathLike[str] | None = None,
+    purpose: str = "calibration",
+    limit: int | None = None,
+) -> DataSource:
+    """Opens data for a model with `inputs`; `purpose` begins the messages, `limit` keeps the first samples.
+
+    `what` is a path to .npz, .npy, a folder of images or of .npz/.npy; an array; a mapping from input
+    names to arrays; (array or mapping, labels); an iterable of these; an object with `get_next()`; or
+    "script.py[:function]", where the function (`data`) returns one of these. Iterables and readers are
+    copied into memory, up to `limit`. `labels`, one per sample (an array, or a .npy or .npz file),
+    replaces labels in the data. Raises DataError and ConfigError.
+    """
+    if limit is not None and limit < 1:
+        raise ConfigError(f"limit {limit} cannot be used: give a positive number of samples")
+    opening = partial(_open, inputs=tuple(inputs), options=preprocessing or Preprocessing(), limit=limit)
+    where = f"{purpose} data"
+    script = _script(what)
+    if script is None:
+        source = opening(what, where)
+    else:
+        where = f"{where} {what}"
+        try:
+            source = replace(opening(_call(*script, where), where), description=f"{script[0].name}:{script[1]}")
+        except FtbcError:
+            raise
+        except Exception as error:
+            raise DataError(f"{where}: the script failed with {type(error).__name__}: {error}") from error
+    if isinstance(labels, (str, os.PathLike)):
+        where = f"{where}: labels {os.fspath(labels)}"
+        arrays = _load(Path(labels), where)
+        keys = [key for key in arrays if key in images.LABEL_KEYS] or list(arrays)
+        if len(keys) != 1:
+            raise DataError(f"{where}: found the keys {', '.join(arrays)}: expected one array of labels")
+        labels = arrays[keys[0]]
+    if labels is not None:
+        source = replace(source, labels=images.as_labels(labels, len(source), where))
+    return source if limit is None else source.subset(np.arange(min(limit, len(source))))
+
+
+def random_source(inputs: Sequence[InputSpec], samples: int, seed: int) -> DataSource:
+    """`samples` of standard normal numbers, zeros for integers; DataError for a dynamic axis besides the batch."""
+    if samples < 1 or seed < 0:
+        raise ConfigError(f"random data: {samples} samples, seed {seed}: expected a positive number and a seed from 0")
+    sides = {spec.name: tuple(side for side in spec.shape[1:] if isinstance(side, int)) for spec in inputs}
+    for spec in inputs:
+        if len(sides[spec.name]) != len(spec.shape) - 1:
+            raise DataError(f"random data: input {spec.name!r} {images.show(spec.shape)} has a dynamic axis: give data")
+
+    def sample(number: int) -> dict[str, Array]:
+        draw = np.random.default_rng([seed, number]).standard_normal
+        shapes = [(spec, (1, *sides[spec.name])) for spec in inputs]
+        return {s.name: draw(n, np.float32) if s.dtype.kind == "f" else np.zeros(n, np.uint8) for s, n in shapes}
+
+    first = _shard(sample(0), inputs, None, "random data")
+    shards = [replace(first, load=partial(sample, number)) for number in range(samples)]
+    return _join(shards, tuple(inputs), Preprocessing(), "random data", f"random (seed {seed})")
+
+
+def _open(what: Any, where: str, inputs: tuple[InputSpec, ...], options: Preprocessing, limit: int | None) -> _Source:
+    """`open_data` for everything but scripts and separate labels."""
+    if isinstance(what, (str, os.PathLike)):
+        return _open_path(Path(what), where, inputs, options)
+    if isinstance(what, Mapping) or hasattr(what, "__array__") or (isinstance(what, tuple) and _is_pair(what)):
+        shard = _shard(_arrays(what, where), inputs, options.layout, where)
+        return _join([shard], inputs, options, where, "arrays in memory")
+    reader = callable(getattr(what, "get_next", None))
+    if not reader and not isinstance(what, Iterable):
+        raise DataError(f"{where}: a {type(what).__name__} cannot be read: expected a path, arrays, feeds or a reader")
+    shards: list[_Shard] = []
+    count = 0
+    for number, item in enumerate(iter(what.get_next, None) if reader else what):
+        arrays = {key: array.copy() for key, array in _arrays(item, f"{where}, item {number}").items()}
+        shards.append(_shard(arrays, inputs, options.layout, f"{where}, item {number}"))
+        count += shards[-1].count
+        if limit is not None and count >= limit:
+            break
+    if not shards:
+        raise DataError(f"{where}: the {type(what).__name__} gave no samples: rewind it, or make a new one")
+    return _join(shards, inputs, options, where, type(what).__name__)
+
+
+def _open_path(path: Path, where: str, inputs: tuple[InputSpec, ...], options: Preprocessing) -> _Source:
+    """A .npz or .npy file, or a folder of them or of images."""
+    place = f"{where} {path}"
+    listed = (path / images.LABELS_FILE).is_file()
+    files = sorted(file for file in path.glob("[!.]*") if file.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
+    if listed or (path.is_dir() and images.find_images(path)):
+        if files and not listed:
+            raise DataError(f"{place}: the folder holds images and {files[0].name}: put them into separate folders")
+        if len(inputs) != 1:
+            raise DataError(f"{place}: images feed one input, the model has {len(inputs)}: give .npz files")
+        spec = inputs[0]
+        store, labels = images.open_images(path, spec.name, spec.dtype, spec.shape, options, where=place)
+        _normalised(inputs, store.preprocessing)
+        return _Source(store, inputs, store.preprocessing, labels, np.arange(len(store)), path.resolve().name)
+    if not path.exists() or not files or files[0].suffix.lower() not in SUFFIXES:
+        what = "nothing to read here" if path.exists() else "no such file or folder"
+        raise DataError(f"{place}: {what}, expected .npz, .npy, a folder of them or of images, or script.py[:function]")
+    shards = []
+    for file in files:
+        load = partial(_load, file, f"{where} {file}")
+        shards.append(_shard(load(), inputs, options.layout, f"{where} {file}", load if len(files) > 1 else None))
+    return _join(shards, inputs, options, place, path.resolve().name)
+
+
+def _load(path: Path, where: str) -> dict[str, Array]:
+    """key -> array of a .npz (loaded), or the only array of a .npy (memory-mapped); DataError for anything else."""
+    try:
+        if path.suffix.lower() == ".npy":
+            return {UNNAMED: np.load(path, mmap_mode="r", allow_pickle=False)}
+        with zipfile.ZipFile(path), np.load(path, allow_pickle=False) as file:
+            return {key: file[key] for key in file.files}
+    except Exception as error:  # a damaged file raises many kinds
+        raise DataError(f"{where}: cannot be read ({error}): expected numbers saved by np.save or np.savez") from error
+
+
+def _is_pair(item: Any) -> bool:
+    """Whether `item` is (array or mapping, labels)."""
+    pair = isinstance(item, (tuple, list)) and len(item) == 2 and not isinstance(item[1], Mapping)
+    return pair and (isinstance(item[0], Mapping) or hasattr(item[0], "__array__"))
+
+
+def _arrays(item: Any, where: str) -> dict[str, Array]:
+    """key -> array for an array, a mapping, or either with labels; nothing is copied."""
+    data, labels = item if _is_pair(item) else (item, None)
+    named = dict(data) if isinstance(data, Mapping) else {UNNAMED: data}
+    if labels is not None:
+        named[images.PAIRED] = labels
+    try:
+        return {str(key): np.asarray(value) for key, value in named.items()}
+    except Exception as error:  # whatever foreign arrays raise
+        raise DataError(f"{where}: cannot be read as an array ({error}): expected numbers") from error
+
+
+def _shard(
+    arrays: Arrays, inputs: Sequence[InputSpec], layout: images.Layout | None, where: str, reload: Load | None = None
+) -> _Shard:
+    """Finds the array of each input and checks it; with `reload`, arrays are let go of and read again when needed."""
+    keys, label = images.match_keys(list(arrays), [spec.name for spec in inputs], where)
+    for spec in inputs:
+        images.check_form(arrays[keys[spec.name]], spec.dtype, spec.shape, layout, f"{where}: {keys[spec.name]!r}")
+    counts = {key: len(arrays[key]) for key in keys.values()}
+    if len(set(counts.values())) != 1:
+        raise DataError(f"{where}: the numbers of samples differ ({counts}): expected as many for each input")
+    labels = None if label is None else images.as_labels(arrays[label], max(counts.values()), f"{where}: {label!r}")
+    forms = {name: (arrays[key].shape[1:], arrays[key].dtype) for name, key in keys.items()}
+    return _Shard(where, max(counts.values()), keys, forms, labels, reload or (lambda: arrays))
+
+
+def _join(
+    shards: Sequence[_Shard], inputs: tuple[InputSpec, ...], options: Preprocessing, where: str, description: str
+) -> _Source:
+    """All samples of the shards; DataError when shards differ in more than length, ConfigError for image options."""
+    if options.resize or options.crop or options.color:
+        raise ConfigError(f"{where}: resize, crop and color work on image files, not on arrays: leave them out")
+    _normalised(inputs, options)
+    first = shards[0]
+    for shard in shards:
+        if shard.forms != first.forms or (shard.labels is None) != (first.labels is None):
+            raise DataError(f"{shard.where}: shapes, dtypes or labels differ from {first.where}: expected the same")
+    labels = [shard.labels for shard in shards if shard.labels is not None]
+    known, count = np.concatenate(labels) if labels else None, sum(shard.count for shard in shards)
+    return _Source(_Shards(shards), inputs, options, known, np.arange(count), description)
+
+
+def _normalised(inputs: Sequence[InputSpec], options: Preprocessing) -> list[str]:
+    """The inputs that scale, mean and std apply to: the only one, or those with 4 axes; they must take floats."""
+    if not options.arithmetic:
+        return []
+    names = [spec.name for spec in inputs if spec.dtype.kind == "f" and (len(inputs) == 1 or len(spec.shape) == 4)]
+    if not names:
+        raise ConfigError("scale, mean and std need an input of floats (with 4 axes, if several): leave them out")
+    return names
+
+
+def _script(what: Any) -> tuple[Path, str] | None:
+    """File and function when `what` names an existing .py file, with or without `:function`."""
+    text = os.fspath(what) if isinstance(what, (str, os.PathLike)) else ""
+    file, _, function = text.rpartition(":")
+    for name, wanted in ((text, "data"), (file, function)):
+        if name.endswith(".py") and Path(name).is_file():
+            return Path(name), wanted
+    return None
+
+
+def _call(file: Path, function: str, where: str) -> Any:
+    """What `function` of the script `file` returns; DataError when there is no such function."""
+    folder = str(file.resolve().parent)
+    sys.path.insert(0, folder)
+    try:
+        made = runpy.run_path(str(file)).get(function)
+        if not callable(made):
+            raise DataError(f"{where}: no function {function!r}: define it, or name another as {file.name}:NAME")
+        return made()
+    finally:
+        sys.path.remove(folder)
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
