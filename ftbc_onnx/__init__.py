@@ -1,1 +1,32 @@
 """Converts a trained ANN in ONNX into a spiking network in ONNX that plain onnxruntime runs."""
+
+from ftbc_onnx.config import ConvertConfig
+from ftbc_onnx.errors import (
+    CalibrationError,
+    ConfigError,
+    DataError,
+    DeviceError,
+    FtbcError,
+    ModelError,
+    VerificationError,
+)
+from ftbc_onnx.images import Preprocessing
+from ftbc_onnx.pipeline import ConversionResult, convert
+from ftbc_onnx.plan import Refusal, SpikingPlan, SpikingSite
+
+__all__ = [
+    "CalibrationError",
+    "ConfigError",
+    "ConversionResult",
+    "ConvertConfig",
+    "DataError",
+    "DeviceError",
+    "FtbcError",
+    "ModelError",
+    "Preprocessing",
+    "Refusal",
+    "SpikingPlan",
+    "SpikingSite",
+    "VerificationError",
+    "convert",
+]

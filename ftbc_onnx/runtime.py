@@ -6,20 +6,22 @@ optimisation levels a few in a million flip. On CUDA, TF32 is off for the same r
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import importlib.metadata
-import tempfile
+import io
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import onnxruntime as ort
 
 from ftbc_onnx.errors import DeviceError, ModelError
+from ftbc_onnx.graph.files import loadable, probe_model
 
-_PROTOBUF_LIMIT = 2**31 - 1
 _CPU = "CPUExecutionProvider"
 _CUDA = "CUDAExecutionProvider"
 
@@ -83,32 +85,34 @@ def runtime_version() -> str:
 
 
 def _why_no_cuda(device: Device) -> str | None:
+    """The reason why a CUDA session does not start, or None if it does. Quiet where there is no GPU at all."""
     if _CUDA not in ort.get_available_providers():
         return "this onnxruntime has no CUDA provider"
-    if hasattr(ort, "preload_dlls"):
-        try:
-            ort.preload_dlls()
-        except Exception as error:  # noqa: BLE001 - a library that is missing is what is being found out
-            return f"the CUDA libraries do not load ({str(error)[:120]})"
-    x = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])
-    y = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1])
-    graph = onnx.helper.make_graph([onnx.helper.make_node("Add", ["x", "x"], ["y"])], "probe", [x], [y])
-    probe = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 13)], ir_version=7)
+    driver = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
     try:
-        Session(probe, device).run({"x": np.ones(1, np.float32)})
-    except (DeviceError, ModelError) as error:
+        ctypes.CDLL(driver)
+    except OSError:
+        return f"there is no NVIDIA driver on this machine ({driver} does not load)"
+    ort.set_default_logger_severity(4)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            ort.preload_dlls()
+        Session(probe_model(), device).run({"x": np.ones(1, np.float32)})
+    except Exception as error:  # noqa: BLE001 - a library that is missing is what is being found out
         return str(error)
+    finally:
+        ort.set_default_logger_severity(2)
     return None
 
 
 class Session:
     """An onnxruntime session that runs where it was asked to run."""
 
-    def __init__(self, model: onnx.ModelProto | Path, device: Device = CPU, optimise: bool = True) -> None:
+    def __init__(self, model: Any, device: Device = CPU, optimise: bool = True) -> None:
         """Open a session.
 
         Args:
-            model: a model, or the path of a file (its external data are read beside it).
+            model: an ONNX model (``onnx.ModelProto``).
             device: where to run.
             optimise: False switches every graph optimisation off, for bitwise comparisons.
 
@@ -121,7 +125,9 @@ class Session:
         level = ort.GraphOptimizationLevel
         options.graph_optimization_level = level.ORT_ENABLE_ALL if optimise else level.ORT_DISABLE_ALL
         try:
-            self._session = _open(model, options, list(device.providers))
+            with loadable(model) as source:
+                what = str(source) if isinstance(source, Path) else source
+                self._session = ort.InferenceSession(what, options, providers=list(device.providers))
         except Exception as error:  # onnxruntime raises a family of its own, with no public base
             raise ModelError(f"onnxruntime {ort.__version__} does not take the model: {_first_line(error)}") from error
         active = self._session.get_providers()
@@ -142,19 +148,6 @@ class Session:
         except Exception as error:
             raise ModelError(f"onnxruntime could not run the model: {_first_line(error)}") from error
         return dict(zip(names, values, strict=True))
-
-
-def _open(model: onnx.ModelProto | Path, options: Any, providers: list[Any]) -> Any:
-    if isinstance(model, Path):
-        return ort.InferenceSession(str(model), options, providers=providers)
-    if model.ByteSize() < _PROTOBUF_LIMIT:
-        return ort.InferenceSession(model.SerializeToString(), options, providers=providers)
-    with tempfile.TemporaryDirectory(prefix="ftbc-onnx-") as folder:
-        path = Path(folder) / "model.onnx"
-        copy = onnx.ModelProto()
-        copy.CopyFrom(model)
-        onnx.save_model(copy, path, save_as_external_data=True, location="model.onnx.data")
-        return ort.InferenceSession(str(path), options, providers=providers)
 
 
 def _first_line(error: Exception) -> str:

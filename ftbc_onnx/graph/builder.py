@@ -21,12 +21,23 @@ class GraphBuilder:
     """Collects nodes and initializers; also the `Sink` that neurons and rules write into."""
 
     def __init__(self, opset: int) -> None:
+        """Start an empty graph for a version of the default domain."""
         self.opset = opset
         self._nodes: list[onnx.NodeProto] = []
         self._initializers: dict[str, onnx.TensorProto] = {}
         self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
         self._names: set[str] = set()
         self._scope = ""
+
+    @classmethod
+    def on(cls, model: onnx.ModelProto) -> GraphBuilder:
+        """A builder of nodes to come behind those of `model` (see `extend`); the model's names are taken."""
+        opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 1)
+        builder = cls(opset)
+        graph = model.graph
+        builder._names.update(value.name for value in [*graph.input, *graph.initializer])
+        builder._names.update(name for node in graph.node for name in [node.name, *node.output])
+        return builder
 
     # names
 
@@ -121,12 +132,16 @@ class GraphBuilder:
     # operators whose form depends on the opset
 
     def mean(self, x: str, axes: tuple[int, ...] | None, out: str | None = None) -> str:
-        """ReduceMean over `axes`, kept with length 1 (an input from opset 18 on); over everything, as [1], if None."""
+        """Mean over `axes`, kept with length 1; over everything, as shape [1], if None."""
+        return self.reduce("ReduceMean", x, axes, out)
+
+    def reduce(self, op_type: str, x: str, axes: tuple[int, ...] | None, out: str | None = None) -> str:
+        """ReduceMean or ReduceMax (`axes` became an input at opset 18), shaped as `mean` says."""
         if axes is None:
-            return self.reshape(self.op("ReduceMean", x, keepdims=0), (1,), out=out)
+            return self.reshape(self.op(op_type, x, keepdims=0), (1,), out=out)
         if self.opset >= 18:
-            return self.op("ReduceMean", x, self.constant(np.array(axes, dtype=np.int64)), out=out, keepdims=1)
-        return self.op("ReduceMean", x, out=out, axes=list(axes), keepdims=1)
+            return self.op(op_type, x, self.constant(np.array(axes, dtype=np.int64)), out=out, keepdims=1)
+        return self.op(op_type, x, out=out, axes=list(axes), keepdims=1)
 
     def split(self, x: str, parts: int, outs: Iterable[str]) -> list[str]:
         """Split along axis 0 into equal parts (`num_outputs` became necessary at opset 18)."""
@@ -187,3 +202,12 @@ class GraphBuilder:
         return model
 
 
+
+    def extend(self, model: onnx.ModelProto, outputs: Iterable[onnx.ValueInfoProto]) -> onnx.ModelProto:
+        """A copy of the model given to `on`, with what was built behind it and more outputs."""
+        copy = onnx.ModelProto()
+        copy.CopyFrom(model)
+        copy.graph.node.extend(self._nodes)
+        copy.graph.initializer.extend(self._initializers.values())
+        copy.graph.output.extend(outputs)
+        return copy

@@ -41,6 +41,15 @@ class Network:
     temporal: frozenset[str]
     mean_form: frozenset[str]
 
+    @property
+    def static_batch(self) -> int | None:
+        """The batch size that the model's inputs fix, or None if it is free."""
+        for value in self.view.inputs:
+            shape = self.view.shape(value.name)
+            if shape and isinstance(shape[0], int):
+                return shape[0]
+        return None
+
 
 def find_network(model: onnx.ModelProto) -> Network:
     """Class every node of a normalised model and find its sites."""

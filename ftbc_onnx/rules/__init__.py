@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from ftbc_onnx.config import RULES
 from ftbc_onnx.errors import ConfigError
 from ftbc_onnx.rules.paper import PaperRule
 from ftbc_onnx.rules.protocol import CalibrationRule
 from ftbc_onnx.rules.solve import SolveRule
 
-RULES = ("solve", "paper", "none")
+
 
 
 def make_rule(name: str, alpha: float) -> CalibrationRule | None:

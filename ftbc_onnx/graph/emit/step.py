@@ -39,6 +39,7 @@ class StepEmitter:
         self._currents: dict[str, str] = {}
         self._means: dict[str, str] = {}
         self._sums: dict[str, str] = {}
+        self._summed: set[str] = set()
         self._totals: dict[str, str] = {}
         self._accumulated = _accumulated(network)
         self._shape_readers = _shape_readers(network)
@@ -59,7 +60,7 @@ class StepEmitter:
 
     def step(self, t: int) -> None:
         """Write step t (from 0); tensors of the step are then found with `current` and `mean`."""
-        self._currents, self._means = {}, {}
+        self._currents, self._means, self._summed = {}, {}, set()
         for node in self._network.view.nodes:
             kind = self._network.classes[node.name]
             if kind is NodeClass.SITE:
@@ -70,7 +71,7 @@ class StepEmitter:
             else:
                 self._apply(node, t)
         for tensor in self._accumulated:
-            self.mean(tensor, t)
+            self.sum(tensor, t)
 
     def current(self, tensor: str, t: int) -> str:
         """Name of the value of `tensor` at step t, made from its means if need be."""
@@ -85,13 +86,21 @@ class StepEmitter:
         if tensor not in self._network.temporal:
             return self._fixed.get(tensor, tensor)
         if tensor not in self._means:
+            total = self.sum(tensor, t)
             with self._builder.scope(f"{tensor}/t{t}"):
-                total = self._currents[tensor]
-                if t > 0:
-                    total = self._builder.op("Add", self._sums[tensor], total, out="sum")
-                self._sums[tensor] = total
                 self._means[tensor] = total if t == 0 else self._builder.op("Div", total, self._number(t + 1), out="mean")
         return self._means[tensor]
+
+    def sum(self, tensor: str, t: int) -> str:
+        """Name of the sum of a tensor's currents up to step t."""
+        if tensor not in self._summed:
+            total = self._currents[tensor]
+            if t > 0:
+                with self._builder.scope(f"{tensor}/t{t}"):
+                    total = self._builder.op("Add", self._sums[tensor], total, out="sum")
+            self._sums[tensor] = total
+            self._summed.add(tensor)
+        return self._sums[tensor]
 
     def _difference(self, tensor: str, t: int) -> str:
         mean = self._means[tensor]

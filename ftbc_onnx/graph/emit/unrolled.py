@@ -2,14 +2,13 @@
 
 What does not depend on t (everything before the first site, for a start) is computed once. The thresholds of a site are
 an initializer of shape [C], its temporal biases one of shape [T, C]; the output is the mean over t, under the ANN's
-own name, and with ``per_step`` also the running mean after every step, [T, ...].
+own name. `ftbc_onnx.graph.observe` adds the running mean after every step.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import onnx
 
 from ftbc_onnx.errors import ModelError
@@ -35,9 +34,27 @@ def spikes_name(site: str, t: int) -> str:
     return f"{site}/t{t}/spikes"
 
 
-def running_mean_name(output: str) -> str:
-    """Output that holds the running mean of `output` after every step, [T, ...]."""
-    return f"{output}/running_mean"
+@dataclass(frozen=True)
+class Readout:
+    """Where the running mean of an output is found in the emitted graph.
+
+    Attributes:
+        output: name of the output.
+        is_mean: whether `tensors` are running means; else they are sums, to be divided by t + 1.
+        tensors: one per step.
+    """
+
+    output: str
+    is_mean: bool
+    tensors: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Emitted:
+    """An emitted model, and where its outputs can be read after every step."""
+
+    model: onnx.ModelProto
+    readouts: tuple[Readout, ...]
 
 
 @dataclass
@@ -85,13 +102,12 @@ def split_biases(builder: GraphBuilder, site: SpikingSite, table: str, steps: in
         return builder.split(rows, steps, [f"{label}/t{t}" for t in range(steps)])
 
 
-def emit_unrolled(network: Network, plan: SpikingPlan, per_step: bool = False) -> onnx.ModelProto:
+def emit_unrolled(network: Network, plan: SpikingPlan) -> Emitted:
     """The spiking network of a plan as a standard ONNX model.
 
     Args:
         network: the normalised ANN that the plan was made for.
         plan: sites, thresholds [C] and biases [T, C].
-        per_step: also give the running mean of every output after each step, as ``NAME/running_mean`` [T, ...].
 
     Raises:
         ModelError: the network has refusals, or tensors named as the emitted ones are.
@@ -108,35 +124,17 @@ def emit_unrolled(network: Network, plan: SpikingPlan, per_step: bool = False) -
     membranes = Membranes(builder, get_neuron(plan.neuron), thresholds, biases, states)
     emitter = StepEmitter(builder, network, membranes.fire)
     emitter.keep_static()
-    history: dict[str, list[str]] = {name: [] for name in network.view.output_names if per_step}
+    readout: dict[str, list[str]] = {name: [] for name in network.view.output_names if name in network.temporal}
     for t in range(plan.steps):
         emitter.step(t)
-        for name, means in history.items():
-            means.append(emitter.mean(name, t))
-    outputs = _emit_readout(builder, network, emitter, plan.steps)
-    outputs += [_emit_history(builder, network, name, means) for name, means in history.items()]
-    return builder.to_model(
-        network.view.graph.name or "snn", network.view.inputs, outputs, network.view.model.opset_import
-    )
-
-
-def _emit_readout(
-    builder: GraphBuilder, network: Network, emitter: StepEmitter, steps: int
-) -> list[onnx.ValueInfoProto]:
-    """The mean over t of every output, under the output's own name."""
+        for name, tensors in readout.items():
+            tensors.append(emitter.mean(name, t) if name in network.mean_form else emitter.sum(name, t))
     for name in network.view.output_names:
-        if name in network.temporal:
-            builder.alias(emitter.mean(name, steps - 1), name)
-        elif emitter.current(name, 0) != name:
-            builder.alias(emitter.current(name, 0), name)
-    return list(network.view.graph.output)
-
-
-def _emit_history(builder: GraphBuilder, network: Network, name: str, means: list[str]) -> onnx.ValueInfoProto:
-    """Stack the running means of an output along a new axis 0."""
-    rows = [builder.op("Unsqueeze", mean, builder.constant(np.array([0], np.int64)), out=f"{mean}/row") for mean in means]
-    stacked = builder.op("Concat", *rows, out=running_mean_name(name), axis=0)
-    value = next(v for v in network.view.graph.output if v.name == name)
-    dims = [len(means), *(network.view.shape(name) or [])]
-    shape = dims if network.view.shape(name) is not None else None
-    return onnx.helper.make_tensor_value_info(stacked, value.type.tensor_type.elem_type, shape)
+        last = plan.steps - 1
+        made = emitter.mean(name, last) if name in network.temporal else emitter.current(name, last)
+        if made != name:
+            builder.alias(made, name)
+    model = builder.to_model(
+        network.view.graph.name or "snn", network.view.inputs, network.view.graph.output, network.view.model.opset_import
+    )
+    return Emitted(model, tuple(Readout(n, n in network.mean_form, tuple(tensors)) for n, tensors in readout.items()))

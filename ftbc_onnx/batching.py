@@ -1,0 +1,78 @@
+"""Batches as a model takes them: a model with a fixed batch size gets that size, the last one padded or dropped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from ftbc_onnx.data import Batch, DataSource
+from ftbc_onnx.errors import DataError
+
+DEFAULT_BATCH = 128
+
+
+@dataclass(frozen=True)
+class Batching:
+    """How many samples go into a run.
+
+    Attributes:
+        size: samples per run.
+        fixed: whether the model takes no other number.
+    """
+
+    size: int
+    fixed: bool
+
+    def whole(self, source: DataSource, samples: int | None = None) -> Iterator[Batch]:
+        """Batches for calibration: with a fixed size, an incomplete last batch is left out."""
+        return source.batches(self.size, limit=samples, drop_last=self.fixed)
+
+    def padded(self, source: DataSource, samples: int | None = None) -> Iterator[tuple[Batch, int]]:
+        """Batches for evaluation, with the number of samples that count: a fixed size is filled up by repetition."""
+        for batch in source.batches(self.size, limit=samples):
+            rows = rows_of(batch)
+            if self.fixed and rows < self.size:
+                feeds = {name: np.resize(value, (self.size, *value.shape[1:])) for name, value in batch.feeds.items()}
+                yield Batch(feeds, batch.labels), rows
+            else:
+                yield batch, rows
+
+
+def choose_batching(
+    wanted: int | None, static: int | None, source: DataSource, samples: int | None, purpose: str
+) -> Batching:
+    """The batch size for some data.
+
+    Args:
+        wanted: asked for by the user, or None.
+        static: fixed by the model, or None.
+        source: the data.
+        samples: how many of them are used, at most.
+        purpose: ``calibration`` or ``evaluation``, for the message.
+
+    Raises:
+        DataError: there are fewer samples than the batch that was asked for, or that the model fixes (calibration).
+    """
+    there = len(source) if samples is None else min(samples, len(source))
+    if there < 1:
+        raise DataError(f"the {purpose} data ({source.description}) hold no samples")
+    if static is not None:
+        if purpose == "calibration" and there < static:
+            raise DataError(
+                f"the model takes batches of exactly {static}, and the {purpose} data ({source.description}) give "
+                f"{there} samples: give at least {static}, or export the model with a dynamic batch"
+            )
+        return Batching(static, True)
+    if wanted is not None and purpose == "calibration" and there < wanted:
+        raise DataError(
+            f"the {purpose} data ({source.description}) give {there} samples, fewer than one batch of {wanted}: "
+            f"use --batch-size {there} or less, or more samples"
+        )
+    return Batching(min(wanted or DEFAULT_BATCH, there), False)
+
+
+def rows_of(batch: Batch) -> int:
+    """Number of samples in a batch."""
+    return len(next(iter(batch.feeds.values())))

@@ -1,0 +1,92 @@
+"""Options of a conversion: typed, frozen, checked when they are made; an unknown one is an error that names the nearest."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from ftbc_onnx.errors import ConfigError
+
+THRESHOLDS = ("mse", "percentile", "max")
+RULES = ("solve", "paper", "none")
+
+
+@dataclass(frozen=True)
+class ConvertConfig:
+    """How a network is converted.
+
+    Attributes:
+        steps: T, the number of time steps.
+        neuron: name of a neuron.
+        threshold: how theta is found for plain rectifiers: ``mse`` (least squared error of a T-level quantiser),
+            ``percentile``, or ``max``. A QCFS states its own.
+        percentile: for ``percentile``, in (0, 100].
+        per_channel: one theta per channel instead of one per tensor.
+        rule: ``solve``, ``paper`` or ``none``.
+        alpha: step of the ``paper`` rule.
+        calib_samples: samples used of the calibration data, at most.
+        batch_size: samples per run; None: 128, or fewer if there are fewer.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        seed: of random calibration data.
+        random_data: calibrate on random data if none are given (marked in report and metadata).
+        verify: compare the emitted model with a NumPy run of its plan.
+    """
+
+    steps: int = 8
+    neuron: str = "if"
+    threshold: str = "mse"
+    percentile: float = 99.9
+    per_channel: bool = True
+    rule: str = "solve"
+    alpha: float = 0.4
+    calib_samples: int = 256
+    batch_size: int | None = None
+    device: str = "auto"
+    seed: int = 0
+    random_data: bool = False
+    verify: bool = True
+
+    def __post_init__(self) -> None:
+        _positive("T (steps)", self.steps)
+        _positive("calib_samples", self.calib_samples)
+        if self.batch_size is not None:
+            _positive("batch_size", self.batch_size)
+        _one_of("threshold", self.threshold, THRESHOLDS)
+        _one_of("rule", self.rule, RULES)
+        if not 0 < self.percentile <= 100:
+            raise ConfigError(f"percentile is {self.percentile}: it must be above 0 and at most 100")
+        if not 0 < self.alpha < float("inf"):
+            raise ConfigError(f"alpha is {self.alpha}: it must be a positive number (0.4 is the published one)")
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any]) -> ConvertConfig:
+        """Options by name.
+
+        Raises:
+            ConfigError: a name is unknown, or a value cannot be used.
+        """
+        known = [field.name for field in fields(cls)]
+        for name in options:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, 1)
+                hint = f"did you mean '{near[0]}'?" if near else f"the options are {', '.join(known)}"
+                raise ConfigError(f"unknown option '{name}': {hint}")
+        return cls(**options)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The options as plain JSON types."""
+        return asdict(self)
+
+
+def _positive(name: str, value: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ConfigError(f"{name} is {value}: it must be a whole number, at least 1")
+
+
+def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        near = difflib.get_close_matches(str(value), choices, 1)
+        hint = f" (did you mean '{near[0]}'?)" if near else ""
+        raise ConfigError(f"{name} is '{value}'{hint}: choose one of {', '.join(choices)}")

@@ -1,0 +1,168 @@
+"""Evaluate: the ANN first, then the SNN after every step of one run, with firing rates and gaps per site."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ftbc_onnx.batching import Batching
+from ftbc_onnx.data import DataSource
+from ftbc_onnx.errors import DataError
+from ftbc_onnx.graph.emit.unrolled import Readout
+from ftbc_onnx.graph.observe import (
+    expose_running_means,
+    mean_activation_name,
+    mean_spikes_name,
+    observe_ann,
+    observe_snn,
+    running_mean_name,
+)
+from ftbc_onnx.graph.sites import Network
+from ftbc_onnx.plan import SpikingPlan
+from ftbc_onnx.results import EvaluationResult, SiteActivity
+from ftbc_onnx.runtime import Device, Session
+
+Progress = Callable[[int], None]
+
+
+@dataclass
+class AnnRun:
+    """The ANN on some data: outputs [n, ...], mean activations [C] per site."""
+
+    outputs: np.ndarray
+    labels: np.ndarray | None
+    activations: dict[str, np.ndarray]
+    seconds: float
+
+    def accuracy(self, offset: int = 0) -> float | None:
+        """Share of right decisions in percent; None without labels or if the output is no row of scores."""
+        if self.labels is None or self.outputs.ndim != 2:
+            return None
+        return float((self.outputs.argmax(1) == self.labels + offset).mean() * 100)
+
+
+def run_ann(
+    network: Network, sites: Sequence[Any], output: str, source: DataSource, batching: Batching, samples: int | None, device: Device
+) -> AnnRun:
+    """Run the ANN over some data; one output and the sites' mean activations are kept."""
+    session = Session(observe_ann(network.view.model, sites), device)
+    names = [output, *(mean_activation_name(site.name) for site in sites)]
+    means = _Means()
+    outputs, labels, seconds = [], [], 0.0
+    for batch, rows in batching.padded(source, samples):
+        start = time.perf_counter()
+        values = session.run(batch.feeds, names)
+        seconds += time.perf_counter() - start
+        outputs.append(values[output][:rows])
+        if batch.labels is not None:
+            labels.append(batch.labels)
+        for site in sites:
+            means.add(site.name, values[mean_activation_name(site.name)], rows)
+    return AnnRun(np.concatenate(outputs), np.concatenate(labels) if labels else None, means.result(), seconds)
+
+
+def evaluate(
+    model: Any,
+    readouts: Sequence[Readout],
+    plan: SpikingPlan,
+    source: DataSource,
+    batching: Batching,
+    device: Device,
+    *,
+    ann: AnnRun | None = None,
+    samples: int | None = None,
+    label_offset: int = 0,
+    progress: Progress = lambda _: None,
+) -> EvaluationResult:
+    """Accuracy at each t, agreement with the ANN, rates and gaps, from one run of an emitted model per batch.
+
+    Args:
+        model: the emitted model.
+        readouts: where its outputs are found after every step; the first is judged.
+        plan: its plan.
+        source: evaluation data, with labels for accuracy.
+        batching: samples per run.
+        device: where to run.
+        ann: the ANN's run over the same data, for agreement and gaps.
+        samples: samples to use, at most.
+        label_offset: added to every label (1 for networks with a background class at 0).
+        progress: called after each batch with the samples done.
+
+    Raises:
+        DataError: a label is no class of the output.
+    """
+    if not readouts:
+        raise DataError("no output of the model depends on spikes: there is nothing to evaluate")
+    output = readouts[0].output
+    session = Session(observe_snn(expose_running_means(model, readouts[:1]), plan), device)
+    names = [running_mean_name(output), *(mean_spikes_name(site.name) for site in plan.sites)]
+    means, right, agree = _Means(), _Means(), _Means()
+    gap, scale = np.zeros(plan.steps), 0.0
+    done, seconds = 0, 0.0
+    for batch, rows in batching.padded(source, samples):
+        start = time.perf_counter()
+        values = session.run(batch.feeds, names)
+        seconds += time.perf_counter() - start
+        curve = values[running_mean_name(output)][:, :rows]  # [T, B, ...]
+        if curve.ndim == 3 and batch.labels is not None:
+            labels = batch.labels[:rows] + label_offset
+            if labels.min() < 0 or labels.max() >= curve.shape[2]:
+                raise DataError(f"label {labels.max()} is no class of output '{output}', which has {curve.shape[2]}: check the labels, or use --label-offset")
+            right.add("all", (curve.argmax(2) == labels).mean(1), rows)
+        if ann is not None:
+            expected = ann.outputs[done : done + rows]
+            gap += np.abs(curve - expected).reshape(plan.steps, -1).sum(1)
+            scale += float(np.abs(expected).sum())
+            if curve.ndim == 3:
+                agree.add("all", (curve.argmax(2) == expected.argmax(1)).mean(1), rows)
+        for site in plan.sites:
+            means.add(site.name, values[mean_spikes_name(site.name)], rows)
+        done += rows
+        progress(done)
+    spikes = means.result()
+    activity = tuple(
+        SiteActivity(
+            site,
+            spikes[site.name],
+            float((spikes[site.name] / plan.thresholds[site.name]).mean()),
+            None if ann is None else ann.activations[site.name],
+        )
+        for site in plan.sites
+    )
+    return EvaluationResult(
+        samples=done,
+        data=source.description,
+        output=output,
+        ann_accuracy=None if ann is None else ann.accuracy(label_offset),
+        accuracy=_percent(right),
+        agreement=_percent(agree),
+        output_gap=None if ann is None else tuple(float(v) for v in gap / max(scale, np.finfo(float).tiny)),
+        activity=activity,
+        seconds=seconds,
+        ann_seconds=0.0 if ann is None else ann.seconds,
+    )
+
+
+@dataclass
+class _Means:
+    """Means over samples, weighted by the rows of each batch."""
+
+    sums: dict[str, np.ndarray] = field(default_factory=dict)
+    rows: dict[str, int] = field(default_factory=dict)
+
+    def add(self, name: str, mean: np.ndarray, rows: int) -> None:
+        value = mean.astype(np.float64) * rows
+        self.sums[name] = self.sums[name] + value if name in self.sums else value
+        self.rows[name] = self.rows.get(name, 0) + rows
+
+    def result(self) -> dict[str, np.ndarray]:
+        return {name: total / self.rows[name] for name, total in self.sums.items()}
+
+
+def _percent(means: _Means) -> tuple[float, ...] | None:
+    values = means.result().get("all")
+    return None if values is None else tuple(float(v) * 100 for v in values)

@@ -1,0 +1,204 @@
+"""ONNX files: read with every check that can be made before long work, written whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError
+from onnx import external_data_helper, helper
+
+from ftbc_onnx.data import InputSpec
+from ftbc_onnx.errors import DataError, ModelError
+from ftbc_onnx.graph.normalise import default_opset
+
+OLDEST = 9
+"""The oldest opset that is read."""
+
+_PROTOBUF_LIMIT = 2**31 - 1
+_MARK = "ftbc_onnx.version"
+
+
+@dataclass(frozen=True)
+class SourceModel:
+    """A user's model as it was read: the graph with its weights, a name for messages, and the SHA-256 of its bytes."""
+
+    model: onnx.ModelProto
+    name: str
+    digest: str
+    path: Path | None = None
+
+
+def load(model: str | os.PathLike[str] | bytes | onnx.ModelProto) -> SourceModel:
+    """Read and check a model.
+
+    Args:
+        model: a path, the bytes of a file, or a model in memory.
+
+    Raises:
+        ModelError: it is missing, empty, no ONNX, invalid, too old, or its external data are not beside it.
+    """
+    if isinstance(model, onnx.ModelProto):
+        raw = model.SerializeToString(deterministic=True) if model.ByteSize() < _PROTOBUF_LIMIT else b""
+        source = SourceModel(model, model.graph.name or "model", hashlib.sha256(raw).hexdigest())
+    elif isinstance(model, bytes):
+        source = SourceModel(_parse(model, "the bytes given"), "model", hashlib.sha256(model).hexdigest())
+    else:
+        source = _read(Path(model))
+    _check(source)
+    return source
+
+
+def _read(path: Path) -> SourceModel:
+    if not path.exists():
+        raise ModelError(f"'{path}' does not exist: give the path of an ONNX file")
+    if path.is_dir():
+        raise ModelError(f"'{path}' is a folder: give the path of an ONNX file")
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise ModelError(f"'{path}' cannot be read: {error.strerror}") from error
+    digest = hashlib.sha256(raw)
+    model = _parse(raw, f"'{path}'")
+    for name in _external_files(model):
+        part = path.parent / name
+        if not part.is_file():
+            raise ModelError(
+                f"'{path}' keeps weights in '{name}', which is not beside it: copy '{name}' to '{path.parent}' "
+                "(exporters write it next to the .onnx file)"
+            )
+        with part.open("rb") as stream:
+            for block in iter(lambda: stream.read(1 << 22), b""):
+                digest.update(block)
+    try:
+        external_data_helper.load_external_data_for_model(model, str(path.parent))
+    except (ValueError, OSError, onnx.checker.ValidationError) as error:
+        raise ModelError(f"the external data of '{path}' cannot be read: {_short(error)}") from error
+    return SourceModel(model, str(path), digest.hexdigest(), path)
+
+
+def _parse(raw: bytes, what: str) -> onnx.ModelProto:
+    if not raw:
+        raise ModelError(f"{what} is empty: export the model again")
+    model = onnx.ModelProto()
+    try:
+        model.ParseFromString(raw)
+    except DecodeError as error:
+        raise ModelError(f"{what} is no ONNX file, or a truncated one: export the model again") from error
+    if not model.graph.node and not model.graph.output:
+        raise ModelError(f"{what} is no ONNX file: it holds no graph")
+    return model
+
+
+def _external_files(model: onnx.ModelProto) -> list[str]:
+    found: dict[str, None] = {}
+    for tensor in external_data_helper._get_all_tensors(model):
+        if external_data_helper.uses_external_data(tensor):
+            found[external_data_helper.ExternalDataInfo(tensor).location] = None
+    return list(found)
+
+
+def _check(source: SourceModel) -> None:
+    model = source.model
+    version = default_opset(model)
+    if version < OLDEST:
+        raise ModelError(f"'{source.name}' uses opset {version}: export it with opset {OLDEST} or newer (13 or newer is best)")
+    if any(entry.key == _MARK for entry in model.metadata_props):
+        raise ModelError(f"'{source.name}' is already a spiking network made by ftbc-onnx: give the ANN it was made from")
+    if not model.graph.node:
+        raise ModelError(f"'{source.name}' has no nodes: there is nothing to convert")
+    if model.ByteSize() >= _PROTOBUF_LIMIT:
+        return
+    try:
+        onnx.checker.check_model(model)
+    except (onnx.checker.ValidationError, ValueError, RuntimeError) as error:
+        raise ModelError(f"'{source.name}' is not valid ONNX: {_short(error)}") from error
+
+
+def load_snn(path: str | os.PathLike[str]) -> onnx.ModelProto:
+    """Read a model that this package emitted.
+
+    Raises:
+        ModelError: it cannot be read, or it is no such model.
+    """
+    source = _read(Path(path))
+    if not any(entry.key == _MARK for entry in source.model.metadata_props):
+        raise ModelError(f"'{path}' is no spiking network made by ftbc-onnx: convert the ANN first (ftbc-onnx convert {path})")
+    return source.model
+
+
+def save(model: onnx.ModelProto, path: Path) -> None:
+    """Write a model: to a temporary file beside `path`, then renamed. Over 2 GB the weights go to ``NAME.data``.
+
+    Raises:
+        ModelError: the folder is missing or cannot be written to.
+    """
+    if not path.parent.is_dir():
+        raise ModelError(f"the folder '{path.parent}' does not exist: create it, or choose another --output")
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        if model.ByteSize() < _PROTOBUF_LIMIT:
+            partial.write_bytes(model.SerializeToString(deterministic=True))
+        else:
+            location = f"{path.name}.data"
+            (path.parent / location).unlink(missing_ok=True)
+            copy = onnx.ModelProto()
+            copy.CopyFrom(model)
+            onnx.save_model(copy, partial, save_as_external_data=True, location=location)
+        os.replace(partial, path)
+    except OSError as error:
+        raise ModelError(f"'{path}' cannot be written: {error.strerror or error}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def loadable(model: onnx.ModelProto) -> Iterator[bytes | Path]:
+    """The model as a runtime takes it: bytes, or over 2 GB the path of a temporary file with external data."""
+    if model.ByteSize() < _PROTOBUF_LIMIT:
+        yield model.SerializeToString(deterministic=True)
+        return
+    with tempfile.TemporaryDirectory(prefix="ftbc-onnx-") as folder:
+        path = Path(folder) / "model.onnx"
+        copy = onnx.ModelProto()
+        copy.CopyFrom(model)
+        onnx.save_model(copy, path, save_as_external_data=True, location="model.onnx.data")
+        yield path
+
+
+def probe_model() -> onnx.ModelProto:
+    """The smallest model there is (y = x + x), to see whether a device works."""
+    x, y = (helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in "xy")
+    graph = helper.make_graph([helper.make_node("Add", ["x", "x"], ["y"])], "probe", [x], [y])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=7)
+
+
+def input_specs(model: onnx.ModelProto) -> tuple[InputSpec, ...]:
+    """What the model expects of its inputs (initializers listed as inputs left out).
+
+    Raises:
+        DataError: an input is no tensor.
+    """
+    constants = {tensor.name for tensor in model.graph.initializer}
+    specs = []
+    for value in model.graph.input:
+        if value.name in constants:
+            continue
+        if not value.type.HasField("tensor_type"):
+            raise DataError(f"input '{value.name}' is no tensor: sequences and optionals cannot be fed")
+        kind = value.type.tensor_type
+        shape = tuple(d.dim_value if d.HasField("dim_value") else (d.dim_param or None) for d in kind.shape.dim)
+        specs.append(InputSpec(value.name, np.dtype(helper.tensor_dtype_to_np_dtype(kind.elem_type)), shape))
+    return tuple(specs)
+
+
+def _short(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) <= 240 else text[:237] + "..."

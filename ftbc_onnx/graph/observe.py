@@ -1,0 +1,104 @@
+"""Outputs added to a model so that it can be watched: only small numbers leave the graph.
+
+* `observe_maxima`: the largest activation of every channel of every site, ``SITE/maximum`` [C].
+* `observe_ann`: the mean activation of every site, ``SITE/mean_activation`` [C].
+* `observe_snn`: the mean spikes of every site after each step, ``SITE/mean_spikes`` [T, C].
+* `expose_running_means`: the running mean of every output after each step, ``OUTPUT/running_mean`` [T, ...].
+
+Means are taken over everything but the channel axis.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import onnx
+
+from ftbc_onnx.graph.builder import GraphBuilder
+from ftbc_onnx.graph.emit.unrolled import Readout, spikes_name
+from ftbc_onnx.graph.view import GraphView
+from ftbc_onnx.plan import SpikingPlan, SpikingSite
+
+
+def running_mean_name(output: str) -> str:
+    """Output that holds the running mean of `output` after every step, [T, ...]."""
+    return f"{output}/running_mean"
+
+
+def mean_activation_name(site: str) -> str:
+    """Output that holds a site's mean activation in the ANN, [C]."""
+    return f"{site}/mean_activation"
+
+
+def mean_spikes_name(site: str) -> str:
+    """Output that holds a site's mean spikes after each step, [T, C]."""
+    return f"{site}/mean_spikes"
+
+
+def channel_maximum_name(site: str) -> str:
+    """Output that holds the largest activation of every channel of a site in the ANN, [C]."""
+    return f"{site}/maximum"
+
+
+def observe_maxima(model: onnx.ModelProto, sites: Iterable[SpikingSite]) -> onnx.ModelProto:
+    """A copy of the ANN that also gives the largest activation of every channel of every site."""
+    builder = GraphBuilder.on(model)
+    outputs = []
+    for site in sites:
+        top = builder.reduce("ReduceMax", site.spikes, site.mean_axes)
+        name = builder.reshape(top, (site.channels,), out=channel_maximum_name(site.name))
+        outputs.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [site.channels]))
+    return builder.extend(model, outputs)
+
+
+def observe_ann(model: onnx.ModelProto, sites: Iterable[SpikingSite]) -> onnx.ModelProto:
+    """A copy of the ANN that also gives the mean activation of every site."""
+    builder = GraphBuilder.on(model)
+    outputs = []
+    for site in sites:
+        mean = builder.mean(site.spikes, site.mean_axes, out=f"{site.name}/mean")
+        name = builder.reshape(mean, (site.channels,), out=mean_activation_name(site.name))
+        outputs.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [site.channels]))
+    return builder.extend(model, outputs)
+
+
+def expose_tensors(model: onnx.ModelProto, names: Iterable[str]) -> onnx.ModelProto:
+    """A copy of the model with more of its float tensors as outputs."""
+    present = {value.name for value in model.graph.output}
+    values = [onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, None) for n in names if n not in present]
+    return GraphBuilder.on(model).extend(model, values)
+
+
+def observe_snn(model: onnx.ModelProto, plan: SpikingPlan) -> onnx.ModelProto:
+    """A copy of an emitted model that also gives the mean spikes of every site after each step."""
+    builder = GraphBuilder.on(model)
+    outputs = []
+    for site in plan.sites:
+        rows = []
+        for t in range(plan.steps):
+            mean = builder.mean(spikes_name(site.name, t), site.mean_axes, out=f"{site.name}/t{t}/mean")
+            rows.append(builder.reshape(mean, (1, site.channels)))
+        name = builder.op("Concat", *rows, out=mean_spikes_name(site.name), axis=0)
+        outputs.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [plan.steps, site.channels]))
+    return builder.extend(model, outputs)
+
+
+def expose_running_means(model: onnx.ModelProto, readouts: Iterable[Readout]) -> onnx.ModelProto:
+    """A copy of an emitted model that also gives the running mean of every output after each step."""
+    view = GraphView(model)
+    builder = GraphBuilder.on(model)
+    outputs = []
+    axis = builder.constant(np.array([0], np.int64))
+    for readout in readouts:
+        rows = []
+        for t, tensor in enumerate(readout.tensors):
+            mean = tensor
+            if not readout.is_mean and t > 0:
+                mean = builder.op("Div", tensor, builder.constant(float(t + 1)))
+            rows.append(builder.op("Unsqueeze", mean, axis))
+        name = builder.op("Concat", *rows, out=running_mean_name(readout.output), axis=0)
+        shape = view.shape(readout.output)
+        dims = None if shape is None else [len(rows), *shape]
+        outputs.append(onnx.helper.make_tensor_value_info(name, view.elem_type(readout.output), dims))
+    return builder.extend(model, outputs)

@@ -1,0 +1,69 @@
+"""Where an emitted model comes from, kept in its metadata under ``ftbc_onnx.*``; the user's own metadata stay."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import onnx
+from onnx import numpy_helper
+
+from ftbc_onnx.errors import ModelError
+from ftbc_onnx.graph.emit.unrolled import bias_name, threshold_name
+from ftbc_onnx.plan import SpikingPlan, site_from_dict
+
+PREFIX = "ftbc_onnx."
+
+
+def stamp(model: onnx.ModelProto, source: onnx.ModelProto, record: Mapping[str, Any]) -> onnx.ModelProto:
+    """A copy of `model` with the metadata of `source` and `record` (one entry per key, values as JSON)."""
+    stamped = onnx.ModelProto()
+    stamped.CopyFrom(model)
+    del stamped.metadata_props[:]
+    stamped.metadata_props.extend(source.metadata_props)
+    stamped.doc_string, stamped.domain, stamped.model_version = source.doc_string, source.domain, source.model_version
+    stamped.graph.doc_string = source.graph.doc_string
+    for key, value in record.items():
+        text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+        stamped.metadata_props.add(key=PREFIX + key, value=text)
+    return stamped
+
+
+def read_record(model: onnx.ModelProto) -> dict[str, str]:
+    """Our metadata of an emitted model, without the prefix; values as they are written."""
+    return {e.key[len(PREFIX) :]: e.value for e in model.metadata_props if e.key.startswith(PREFIX)}
+
+
+def read_plan(model: onnx.ModelProto) -> SpikingPlan:
+    """The plan of an emitted model: names from its metadata, numbers from its initializers.
+
+    Raises:
+        ModelError: the metadata or an initializer are missing.
+    """
+    try:
+        described = json.loads(read_record(model)["plan"])
+        sites = tuple(site_from_dict(site) for site in described["sites"])
+        values = {tensor.name: tensor for tensor in model.graph.initializer}
+        return SpikingPlan(
+            described["source_digest"],
+            sites,
+            described["steps"],
+            described["neuron"],
+            {site.name: numpy_helper.to_array(values[threshold_name(site.name)]) for site in sites},
+            {site.name: numpy_helper.to_array(values[bias_name(site.name)]) for site in sites},
+            described["readout"],
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelError(f"the plan in the model's metadata is incomplete ({error}): convert the ANN again") from error
+
+
+def replace_biases(model: onnx.ModelProto, plan: SpikingPlan) -> onnx.ModelProto:
+    """A copy of an emitted model with the biases of another plan for the same sites."""
+    changed = onnx.ModelProto()
+    changed.CopyFrom(model)
+    biases = {bias_name(site.name): plan.biases[site.name] for site in plan.sites}
+    for tensor in changed.graph.initializer:
+        if tensor.name in biases:
+            tensor.CopyFrom(numpy_helper.from_array(biases[tensor.name], tensor.name))
+    return changed

@@ -1,0 +1,137 @@
+"""What calibration, verification and evaluation give back: frozen values, each with its plain form for JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ftbc_onnx.plan import SpikingSite
+
+
+@dataclass(frozen=True)
+class CalibrationResult:
+    """Biases found, [T, C] per site, and what it took."""
+
+    rule: str
+    biases: Mapping[str, np.ndarray]
+    samples: int
+    batches: int
+    seconds: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """Without the biases, which are the emitted model's initializers."""
+        return {
+            "rule": self.rule,
+            "samples": self.samples,
+            "batches": self.batches,
+            "seconds": round(self.seconds, 3),
+            "largest_bias": {name: float(np.abs(bias).max(initial=0.0)) for name, bias in self.biases.items()},
+        }
+
+
+@dataclass(frozen=True)
+class VerificationResult:
+    """The emitted model against a NumPy run of its plan.
+
+    Attributes:
+        samples: samples compared.
+        steps: time steps compared.
+        bitwise: whether every running mean agrees to the last bit (graph optimisations off).
+        largest_difference: of the running means, relative to their largest value.
+        batch_sizes: batch sizes that were run.
+        batch_difference: between the same samples in two batch sizes, mean absolute, relative to the mean output.
+    """
+
+    samples: int
+    steps: int
+    bitwise: bool
+    largest_difference: float
+    batch_sizes: tuple[int, ...]
+    batch_difference: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return {
+            "samples": self.samples,
+            "steps": self.steps,
+            "bitwise": self.bitwise,
+            "largest_difference": self.largest_difference,
+            "batch_sizes": list(self.batch_sizes),
+            "batch_difference": self.batch_difference,
+        }
+
+
+@dataclass(frozen=True)
+class SiteActivity:
+    """What a site does on some data.
+
+    Attributes:
+        site: the site.
+        mean_spikes: mean spikes after each step over everything but the channel axis, [T, C].
+        rate: mean_spikes in units of theta, over steps and channels: the firing rate of a neuron with binary spikes.
+        mean_activation: mean activation of the ANN, [C]; None if it was not given.
+    """
+
+    site: SpikingSite
+    mean_spikes: np.ndarray
+    rate: float
+    mean_activation: np.ndarray | None
+
+    @property
+    def gap(self) -> np.ndarray | None:
+        """Mean over channels of |mean spikes up to step t - mean activation|, after each step, [T]."""
+        if self.mean_activation is None:
+            return None
+        steps = np.arange(1, len(self.mean_spikes) + 1)[:, None]
+        running = np.cumsum(self.mean_spikes, axis=0) / steps
+        return np.asarray(np.abs(running - self.mean_activation).mean(axis=1))
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """A spiking network on some data; curves have one value per step t = 1..T.
+
+    Attributes:
+        samples: samples evaluated.
+        data: description of the data.
+        output: the output that is judged (the first).
+        ann_accuracy: accuracy of the ANN, in percent; None without labels or without the ANN.
+        accuracy: accuracy after each step, in percent; None without labels.
+        agreement: share of samples with the ANN's decision after each step, in percent; None if not a classifier.
+        output_gap: mean |SNN - ANN| of the output after each step, relative to mean |ANN|; None without the ANN.
+        activity: per site.
+        seconds: time taken by the SNN.
+        ann_seconds: time taken by the ANN.
+    """
+
+    samples: int
+    data: str
+    output: str
+    ann_accuracy: float | None
+    accuracy: tuple[float, ...] | None
+    agreement: tuple[float, ...] | None
+    output_gap: tuple[float, ...] | None
+    activity: tuple[SiteActivity, ...]
+    seconds: float
+    ann_seconds: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON types; gap and rate per site."""
+        return {
+            "samples": self.samples,
+            "data": self.data,
+            "output": self.output,
+            "ann_accuracy": self.ann_accuracy,
+            "accuracy": None if self.accuracy is None else list(self.accuracy),
+            "agreement": None if self.agreement is None else list(self.agreement),
+            "output_gap": None if self.output_gap is None else list(self.output_gap),
+            "sites": {
+                a.site.name: {"rate": a.rate, "gap": None if a.gap is None else [float(v) for v in a.gap]}
+                for a in self.activity
+            },
+            "seconds": round(self.seconds, 3),
+            "ann_seconds": round(self.ann_seconds, 3),
+        }

@@ -1,0 +1,164 @@
+"""Verify an emitted model: against a NumPy run of its plan, and in two batch sizes.
+
+The NumPy run (`simulate`) goes through the plan step by step and site by site: the linear parts are computed by
+sessions of the ANN cut into segments at its sites, neurons and running means in NumPy. With graph optimisations off, the emitted
+model must agree with it to the last bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ftbc_onnx.errors import VerificationError
+from ftbc_onnx.graph.cut import Segment, cut_network
+from ftbc_onnx.graph.emit.unrolled import Readout
+from ftbc_onnx.graph.observe import expose_running_means, running_mean_name
+from ftbc_onnx.graph.sites import Network
+from ftbc_onnx.neurons import get_neuron
+from ftbc_onnx.plan import SpikingPlan, SpikingSite
+from ftbc_onnx.results import VerificationResult
+from ftbc_onnx.runtime import Session
+
+Feeds = Mapping[str, np.ndarray]
+
+MOST_RUNS = 2000
+"""Runs of segments that a verification may take; of a long T, only the first steps are compared."""
+
+_CLOSE = 1e-3
+_BATCH_CLOSE = 0.05
+
+
+def simulate(network: Network, plan: SpikingPlan, feeds: Feeds, steps: int | None = None) -> dict[str, np.ndarray]:
+    """Run a plan in NumPy: the running mean of every output that depends on spikes, [T, B, ...].
+
+    Args:
+        network: the normalised ANN.
+        plan: sites, thresholds and biases.
+        feeds: inputs of the ANN.
+        steps: steps to run; None: all of the plan's.
+    """
+    return _Simulation(network, plan, cut_network(network), feeds).run(steps or plan.steps)
+
+
+class _Simulation:
+    def __init__(self, network: Network, plan: SpikingPlan, segments: Sequence[Segment], feeds: Feeds) -> None:
+        self._network, self._plan = network, plan
+        self._segments = [
+            (segment, None if segment.model is None else Session(segment.model, optimise=False)) for segment in segments
+        ]
+        self._values = {name: np.asarray(value) for name, value in feeds.items()}
+        self._neuron = get_neuron(plan.neuron)
+        self._theta = {s.name: plan.thresholds[s.name].reshape(s.channel_shape) for s in plan.sites}
+        self._states = {name: self._neuron.initial_state(theta) for name, theta in self._theta.items()}
+        self._sums: dict[str, np.ndarray] = {}
+        self._totals: dict[str, np.ndarray] = {}
+
+    def run(self, steps: int) -> dict[str, np.ndarray]:
+        """The running means of the outputs, [T, B, ...]."""
+        outputs = [name for name in self._network.view.output_names if name in self._network.temporal]
+        history: dict[str, list[np.ndarray]] = {name: [] for name in outputs}
+        for t in range(steps):
+            means = self._step(t)
+            for name in outputs:
+                if name not in means:
+                    value = self._values[name]
+                    means[name] = value if name in self._network.mean_form else self._accumulate(name, value, t)
+                history[name].append(means[name])
+        return {name: np.stack(values) for name, values in history.items()}
+
+    def _step(self, t: int) -> dict[str, np.ndarray]:
+        """Run step t; returns the running means computed on the way, by tensor."""
+        means: dict[str, np.ndarray] = {}
+        for segment, session in self._segments:
+            if session is not None and (segment.temporal or t == 0):
+                self._values.update(session.run({name: self._values[name] for name in segment.reads}))
+            cut = segment.cut
+            if cut is None:
+                continue
+            value = self._values[cut.handed_out]
+            if cut.site is not None:
+                self._values[cut.fed_in] = self._fire(cut.site, value, t)
+            elif cut.kind == "to_mean":
+                self._values[cut.fed_in] = means[cut.handed_out] = self._accumulate(cut.handed_out, value, t)
+            else:
+                self._values[cut.fed_in] = self._difference(cut.handed_out, value, t)
+        return means
+
+    def _fire(self, site: SpikingSite, current: np.ndarray, t: int) -> np.ndarray:
+        bias = self._plan.biases[site.name][t].reshape(site.channel_shape)
+        spikes, state = self._neuron.step(current, self._states[site.name], self._theta[site.name], bias)
+        self._states[site.name] = state
+        return spikes
+
+    def _accumulate(self, name: str, current: np.ndarray, t: int) -> np.ndarray:
+        self._sums[name] = self._sums[name] + current if t else current
+        return self._sums[name] / np.float32(t + 1)
+
+    def _difference(self, name: str, mean: np.ndarray, t: int) -> np.ndarray:
+        total = mean * np.float32(t + 1)
+        value = total - self._totals[name] if t else total
+        self._totals[name] = total
+        return value
+
+
+def verify(
+    model: Any, readouts: Sequence[Readout], network: Network, plan: SpikingPlan, feeds: Feeds
+) -> VerificationResult:
+    """Compare an emitted model with a NumPy run of its plan, and with itself in another batch size.
+
+    Args:
+        model: the emitted model.
+        readouts: where its outputs are found after every step.
+        network: the normalised ANN.
+        plan: the plan that was emitted.
+        feeds: a few samples; with a free batch, the first one is also run alone.
+
+    Raises:
+        VerificationError: they differ by more than rounding and a few spikes.
+    """
+    steps = max(1, min(plan.steps, MOST_RUNS // max(1, len(network.sites))))
+    expected = simulate(network, plan, feeds, steps)
+    session = Session(expose_running_means(model, readouts), optimise=False)
+    names = [running_mean_name(readout.output) for readout in readouts]
+    found = session.run(feeds, names)
+    bitwise, largest = True, 0.0
+    for readout in readouts:
+        ours, theirs = found[running_mean_name(readout.output)][:steps], expected[readout.output]
+        if ours.shape != theirs.shape:
+            raise VerificationError(f"output '{readout.output}' has shape {ours.shape[1:]}, its plan gives {theirs.shape[1:]}")
+        bitwise = bitwise and np.array_equal(ours, theirs, equal_nan=True)
+        largest = max(largest, _relative(np.abs(ours - theirs).max(initial=0), np.abs(theirs).max(initial=0)))
+    if largest > _CLOSE:
+        raise VerificationError(
+            f"the emitted model differs from its plan by {largest:.1e} of its largest output: please report this, with the model"
+        )
+    rows = len(next(iter(feeds.values())))
+    sizes, difference = (rows,), 0.0
+    if network.static_batch is None and rows > 1:
+        alone = session.run({name: value[:1] for name, value in feeds.items()}, names)
+        sizes, difference = (1, rows), max(_batch_difference(found[name], alone[name]) for name in names)
+    return VerificationResult(rows, steps, bitwise, largest, sizes, difference)
+
+
+def _batch_difference(many: np.ndarray, alone: np.ndarray) -> float:
+    """Between the first sample of a batch and the same sample alone; batch on axis 1 of [T, B, ...]."""
+    if many.ndim < 2 or alone.shape[1:2] != (1,) or many.shape[2:] != alone.shape[2:]:
+        raise VerificationError(
+            f"a batch of one gives an output of shape {alone.shape[1:]}, a batch of {many.shape[1]} one of {many.shape[1:]}: "
+            "the model fixes its batch inside (a Reshape with a constant batch, for example); export it with a dynamic batch"
+        )
+    first = many[:, :1]
+    difference = _relative(float(np.abs(first - alone).mean()), float(np.abs(alone).mean()))
+    if difference > _BATCH_CLOSE:
+        raise VerificationError(
+            f"the output of a sample changes by {difference:.1%} with the batch it is in: the model mixes the samples of a "
+            "batch (a Reshape with a constant batch, for example); export it with a dynamic batch"
+        )
+    return difference
+
+
+def _relative(value: float, scale: float) -> float:
+    return float(value) / max(float(scale), float(np.finfo(np.float32).tiny))
