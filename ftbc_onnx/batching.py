@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from ftbc_onnx.data import Batch, DataSource
+from ftbc_onnx.data import Batch, DataSource, InputSpec
 from ftbc_onnx.errors import DataError
 
 DEFAULT_BATCH = 128
@@ -71,6 +71,11 @@ def choose_batching(
             f"use --batch-size {there} or less, or more samples"
         )
     return Batching(min(wanted or DEFAULT_BATCH, there), False)
+
+
+def static_batch(specs: Sequence[InputSpec]) -> int | None:
+    """The batch size that a model's inputs fix, or None if it is free."""
+    return next((spec.shape[0] for spec in specs if spec.shape and isinstance(spec.shape[0], int)), None)
 
 
 def rows_of(batch: Batch) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -9,10 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from ftbc_onnx.batching import Batching
-from ftbc_onnx.data import DataSource
-from ftbc_onnx.errors import DataError
+from ftbc_onnx.batching import Batching, choose_batching, static_batch
+from ftbc_onnx.data import DataSource, open_data
+from ftbc_onnx.errors import DataError, ModelError
 from ftbc_onnx.graph.emit.unrolled import Readout
+from ftbc_onnx.graph.files import input_specs, load, load_snn
+from ftbc_onnx.graph.normalise import normalise
 from ftbc_onnx.graph.observe import (
     expose_running_means,
     mean_activation_name,
@@ -21,10 +25,12 @@ from ftbc_onnx.graph.observe import (
     observe_snn,
     running_mean_name,
 )
-from ftbc_onnx.graph.sites import Network
-from ftbc_onnx.plan import SpikingPlan
+from ftbc_onnx.graph.provenance import read_plan, read_record
+from ftbc_onnx.graph.sites import Network, find_network
+from ftbc_onnx.images import Preprocessing
+from ftbc_onnx.plan import SpikingPlan, SpikingSite
 from ftbc_onnx.results import EvaluationResult, SiteActivity
-from ftbc_onnx.runtime import Device, Session
+from ftbc_onnx.runtime import Device, Session, choose_device
 
 Progress = Callable[[int], None]
 
@@ -46,7 +52,7 @@ class AnnRun:
 
 
 def run_ann(
-    network: Network, sites: Sequence[Any], output: str, source: DataSource, batching: Batching, samples: int | None, device: Device
+    network: Network, sites: Sequence[SpikingSite], output: str, source: DataSource, batching: Batching, samples: int | None, device: Device
 ) -> AnnRun:
     """Run the ANN over some data; one output and the sites' mean activations are kept."""
     session = Session(observe_ann(network.view.model, sites), device)
@@ -145,6 +151,65 @@ def evaluate(
         seconds=seconds,
         ann_seconds=0.0 if ann is None else ann.seconds,
     )
+
+
+def evaluate_file(
+    model: str | os.PathLike[str],
+    data: Any,
+    *,
+    ann: str | os.PathLike[str] | None = None,
+    preprocessing: Preprocessing | None = None,
+    batch_size: int | None = None,
+    samples: int | None = None,
+    device: str = "auto",
+    label_offset: int = 0,
+    progress: Progress = lambda _: None,
+) -> tuple[EvaluationResult, str]:
+    """Evaluate a file that `convert` wrote; returns the result and the device used.
+
+    Args:
+        model: path of the spiking network.
+        data: evaluation data, anything that `ftbc_onnx.data.open_data` takes.
+        ann: path of the ANN it was made from, for agreement and gaps.
+        preprocessing: None: what the network was calibrated with, as its metadata say.
+        batch_size: samples per run; None: 128 at most.
+        samples: samples to use, at most.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        label_offset: added to every label.
+        progress: called after each batch with the samples done.
+
+    Raises:
+        FtbcError: of the kind that fits; `ModelError` if the ANN is not the one it was made from.
+    """
+    snn = load_snn(model)
+    plan, record = read_plan(snn), read_record(snn)
+    if preprocessing is None:
+        preprocessing = Preprocessing.from_dict(json.loads(record.get("preprocessing", "{}")))
+    where = choose_device(device)
+    source = open_data(data, input_specs(snn), preprocessing, purpose="evaluation")
+    static = static_batch(input_specs(snn))
+    batching = choose_batching(batch_size, static, source, samples, "evaluation")
+    readouts = [Readout(r["output"], r["is_mean"], tuple(r["tensors"])) for r in json.loads(record["readout"])]
+    run = None
+    if ann is not None:
+        original = load(ann)
+        if original.digest != plan.source_digest:
+            raise ModelError(f"'{model}' was not made from '{ann}' (their digests differ): give the ANN that was converted")
+        network = find_network(normalise(original.model).model)
+        run = run_ann(network, plan.sites, readouts[0].output, source, batching, samples, where)
+    result = evaluate(
+        snn,
+        readouts,
+        plan,
+        source,
+        batching,
+        where,
+        ann=run,
+        samples=samples,
+        label_offset=label_offset,
+        progress=progress,
+    )
+    return result, where.name
 
 
 @dataclass

@@ -1,7 +1,7 @@
 """Normalise the ANN: the same function, written with as few and as plain nodes as can be.
 
-1. local functions inlined, nodes named, initializers taken out of the inputs
-2. opset raised to 13 if it is older (`FLOOR`)
+1. local functions inlined, nodes named, initializers taken out of the inputs, ``ai.onnx`` written as the empty domain
+2. opset raised to 13 if it is older (`FLOOR`), and the IR version to what that takes
 3. the passes of `ftbc_onnx.graph.passes`, round after round, with fresh shapes, until nothing changes
 """
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import onnx
 import onnx_graphsurgeon as gs
-from onnx import inliner, shape_inference, version_converter
+from onnx import helper, inliner, shape_inference, version_converter
 
 from onnx_graphsurgeon.logger import G_LOGGER
 
@@ -23,6 +23,7 @@ FLOOR = 13
 """The oldest opset that is emitted: from here on Split and Squeeze need no known sizes and ReduceSum takes axes."""
 
 _ROUNDS = 20
+_FREE_INITIALIZERS = 4  # the IR version from which an initializer need not be an input
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ def normalise(model: onnx.ModelProto) -> Normalised:
     if work.functions:
         changes["inline_functions"] = len(work.functions)
         work = inliner.inline_local_functions(work)
+    _spell_domain(work)
     work = _raise_opset(work, changes)
     _name_nodes(work)
     _drop_initializer_inputs(work)
@@ -54,6 +56,7 @@ def normalise(model: onnx.ModelProto) -> Normalised:
             work = _round(infer_shapes(work), changes)
         if sum(changes.values()) == before:
             break
+    _name_nodes(work)
     return Normalised(infer_shapes(work), {name: count for name, count in changes.items() if count})
 
 
@@ -94,6 +97,13 @@ def _raise_opset(model: onnx.ModelProto, changes: Counter[str]) -> onnx.ModelPro
     return raised
 
 
+def _spell_domain(model: onnx.ModelProto) -> None:
+    """The default domain has two spellings; only the empty one is left."""
+    for entry in [*model.opset_import, *model.graph.node]:
+        if entry.domain == "ai.onnx":
+            entry.domain = ""
+
+
 def _name_nodes(model: onnx.ModelProto) -> None:
     """Give every node a name of its own, made of what it has: its name, or its first output."""
     taken: set[str] = set()
@@ -111,6 +121,8 @@ def _drop_initializer_inputs(model: onnx.ModelProto) -> None:
     """An initializer listed as a graph input (files of old) is a constant."""
     constants = {tensor.name for tensor in model.graph.initializer}
     kept = [value for value in model.graph.input if value.name not in constants]
+    oldest = helper.find_min_ir_version_for([helper.make_opsetid("", default_opset(model))], ignore_unknown=True)
+    model.ir_version = max(model.ir_version, _FREE_INITIALIZERS, oldest)
     del model.graph.input[:]
     model.graph.input.extend(kept)
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from ftbc_onnx.graph.passes.surgery import constant_value, producer
+from ftbc_onnx.graph.passes.surgery import constant_value, new_constant, producer
 
 Entry = int | tuple[gs.Tensor, int]
 """An entry of a shape: a number, or (y, k) for the length of axis k of y."""
@@ -34,7 +34,7 @@ def constant_shapes(graph: gs.Graph) -> int:
         if target is None and y.shape is not None:
             target = _from_dims(x.shape, list(y.shape))
         if target is not None:
-            node.inputs[1] = gs.Constant(f"{y.name}/shape", np.array(target, dtype=np.int64))
+            node.inputs[1] = new_constant(graph, f"{y.name}/shape", np.array(target, dtype=np.int64))
             node.attrs.pop("allowzero", None)
             count += 1
     graph.cleanup(recurse_subgraphs=False)
@@ -79,7 +79,7 @@ def _from_entries(x: gs.Tensor, entries: list[Entry]) -> list[int] | None:
         dim = tensor.shape[axis]
         if isinstance(dim, int):
             target.append(dim)
-        elif axis == position and (tensor is x or _same_axis(x, position, dim)):
+        elif (tensor is x and axis == position) or _same_axis(x, position, dim):
             target.append(0)
         else:
             target.append(-1)

@@ -15,10 +15,9 @@ Before: y = f(x) with f one of the cases below. After: every reader of y reads x
 from __future__ import annotations
 
 import numpy as np
-import onnx
 import onnx_graphsurgeon as gs
 
-from ftbc_onnx.graph.passes.surgery import bypass, constant_value, rank_of, scalar_value
+from ftbc_onnx.graph.passes.surgery import bypass, constant_value, element_type, fits_into, is_output, scalar_value
 
 
 def drop_noops(graph: gs.Graph) -> int:
@@ -27,30 +26,29 @@ def drop_noops(graph: gs.Graph) -> int:
     for node in list(graph.nodes):
         if not node.inputs or not node.outputs:
             continue
-        if node.op == "CastLike" and node.inputs[1].dtype is not None:
+        if node.op == "CastLike" and element_type(node.inputs[1]) is not None:
             node.op = "Cast"
-            node.attrs["to"] = int(onnx.helper.np_dtype_to_tensor_dtype(np.dtype(node.inputs[1].dtype)))
+            node.attrs["to"] = element_type(node.inputs[1])
             del node.inputs[1]
             count += 1
-        source = _kept_input(node)
+        source = _kept_input(graph, node)
         if source is not None and bypass(graph, node, source):
             count += 1
     graph.cleanup(recurse_subgraphs=False)
     return count
 
 
-def _kept_input(node: gs.Node) -> int | None:
+def _kept_input(graph: gs.Graph, node: gs.Node) -> int | None:
     """Which input the node's output equals, or None if it computes something."""
     op, x = node.op, node.inputs[0]
     if op == "Identity":
         return 0
     if op == "Dropout":
         training = constant_value(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2].name else np.array(False)
-        mask_read = len(node.outputs) > 1 and bool(node.outputs[1].outputs)
+        mask_read = len(node.outputs) > 1 and (bool(node.outputs[1].outputs) or is_output(graph, node.outputs[1]))
         return 0 if training is not None and not training.any() and not mask_read else None
     if op == "Cast":
-        same = x.dtype is not None and node.attrs["to"] == onnx.helper.np_dtype_to_tensor_dtype(np.dtype(x.dtype))
-        return 0 if same else None
+        return 0 if node.attrs["to"] == element_type(x) else None
     if op == "Transpose":
         perm = list(node.attrs.get("perm", []))
         return 0 if perm and perm == sorted(perm) else None
@@ -69,9 +67,9 @@ def _neutral(node: gs.Node) -> int | None:
     sides = (1,) if node.op in ("Div", "Sub") else (1, 0)
     for side in sides:
         constant, other = node.inputs[side], node.inputs[1 - side]
-        value, rank = constant_value(constant), rank_of(other)
+        value = constant_value(constant)
         if value is None or value.size != 1 or scalar_value(constant) != neutral:
             continue
-        if value.ndim == 0 or (rank is not None and rank >= value.ndim):
+        if fits_into(constant, other):
             return 1 - side
     return None

@@ -6,7 +6,7 @@ With g = scale / sqrt(var + epsilon) and h = bias - mean * g, inference BatchNor
    y = Conv(z, g*W, g*c + h), with g along the output channels of W.
 2. otherwise, where the number of axes is known: y = Add(Mul(x, g), h), g and h as [1, C, 1, 1].
 
-``training_mode=1`` is refused: its output depends on the batch.
+``training_mode=1`` (below opset 14: more than one output) is refused: its output depends on the batch.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from ftbc_onnx.errors import ModelError
-from ftbc_onnx.graph.passes.surgery import bypass, constant_value, producer, rank_of, sole_consumer
+from ftbc_onnx.graph.passes.surgery import bypass, constant_value, free_name, new_constant, producer, rank_of, sole_consumer
 
 
 def fold_batchnorm(graph: gs.Graph) -> int:
@@ -24,9 +24,9 @@ def fold_batchnorm(graph: gs.Graph) -> int:
     for node in list(graph.nodes):
         if node.op != "BatchNormalization":
             continue
-        if node.attrs.get("training_mode", 0):
+        if node.attrs.get("training_mode", 0) or sum(bool(output.name) for output in node.outputs) > 1:
             raise ModelError(
-                f"BatchNormalization '{node.name}' has training_mode=1, so its output depends on the batch: "
+                f"BatchNormalization '{node.name}' is in training mode (training_mode=1), so its output depends on the batch: "
                 "export the model in evaluation mode"
             )
         parameters = [constant_value(tensor) for tensor in node.inputs[1:5]]
@@ -66,8 +66,8 @@ def _fold_backward(graph: gs.Graph, node: gs.Node, g: np.ndarray, h: np.ndarray)
         factor = g.reshape(groups, 1, -1, *[1] * (weight.ndim - 2))
         new_weight, new_bias = (blocks * factor).reshape(weight.shape), bias * g + h
     name = node.outputs[0].name
-    layer.inputs[1] = gs.Constant(f"{name}/weight", new_weight.astype(weight.dtype))
-    new = gs.Constant(f"{name}/bias", np.ascontiguousarray(new_bias, dtype=weight.dtype))
+    layer.inputs[1] = new_constant(graph, f"{name}/weight", new_weight.astype(weight.dtype))
+    new = new_constant(graph, f"{name}/bias", np.ascontiguousarray(new_bias, dtype=weight.dtype))
     if len(layer.inputs) > 2:
         layer.inputs[2] = new
     else:
@@ -86,9 +86,9 @@ def _as_mul_add(graph: gs.Graph, node: gs.Node, g: np.ndarray, h: np.ndarray) ->
         shape[1] = -1
     else:
         shape[0] = -1
-    scaled = gs.Variable(f"{y.name}/scaled", dtype=dtype, shape=x.shape)
-    factor = gs.Constant(f"{y.name}/scale", g.reshape(shape).astype(dtype))
-    shift = gs.Constant(f"{y.name}/shift", h.reshape(shape).astype(dtype))
+    scaled = gs.Variable(free_name(graph, f"{y.name}/scaled"), dtype=dtype, shape=x.shape)
+    factor = new_constant(graph, f"{y.name}/scale", g.reshape(shape).astype(dtype))
+    shift = new_constant(graph, f"{y.name}/shift", h.reshape(shape).astype(dtype))
     node.inputs.clear()
     node.outputs.clear()
     graph.nodes.append(gs.Node("Mul", name=f"{node.name}/Mul", inputs=[x, factor], outputs=[scaled]))

@@ -80,15 +80,15 @@ def _known_shape_part(node: gs.Node) -> np.ndarray | None:
         return None
     maker = producer(node.inputs[0])
     dims = _shape_entries(maker) if maker is not None and maker.op == "Shape" else None
-    others = [constant_value(tensor) for tensor in node.inputs[1:] if tensor.name]
-    if dims is None or any(value is None for value in others):
+    others = [constant_value(tensor) for tensor in node.inputs[1:]]
+    if dims is None or any(value is None for value, tensor in zip(others, node.inputs[1:], strict=True) if tensor.name):
         return None
     entries = np.array([int(d) if _number(d) else -1 for d in dims], dtype=np.int64)
     if node.op == "Gather":
         taken = np.asarray(entries[np.asarray(others[0]).astype(np.int64)])
     else:
         start, end = int(np.ravel(others[0])[0]), int(np.ravel(others[1])[0])
-        step = int(np.ravel(others[3])[0]) if len(others) > 3 else 1
+        step = int(np.ravel(others[3])[0]) if len(others) > 3 and others[3] is not None else 1
         taken = entries[start:end:step]
     return None if np.any(taken < 0) else taken
 

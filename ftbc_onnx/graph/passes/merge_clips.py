@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from ftbc_onnx.graph.passes.surgery import bypass, producer, scalar_value, sole_consumer
+from ftbc_onnx.graph.passes.surgery import bypass, fits_into, new_constant, producer, scalar_value, sole_consumer
 
 Bounds = tuple[float, float]
 
@@ -25,9 +25,12 @@ def merge_clips(graph: gs.Graph) -> int:
         inner = bounds_of(maker) if maker is not None else None
         if outer is None or inner is None or maker is None or sole_consumer(graph, maker.outputs[0]) is not node:
             continue
+        dtype = _type_of(node, maker)
+        if dtype is None:
+            continue
         low, high = max(min(inner[0], outer[1]), outer[0]), min(max(inner[1], outer[0]), outer[1])
         data = _data_input(maker)
-        _make_clip(node, _data_input(node), low, high)
+        _make_clip(graph, node, dtype, low, high)
         if bypass(graph, maker, data):
             count += 1
     graph.cleanup(recurse_subgraphs=False)
@@ -42,9 +45,9 @@ def bounds_of(node: gs.Node) -> Bounds | None:
         numbers = [scalar_value(tensor) for tensor in node.inputs]
         if (numbers[0] is None) == (numbers[1] is None):
             return None
-        constant = node.inputs[1 - _data_input(node)]
-        value = next(number for number in numbers if number is not None)
-        if np.asarray(constant.values).size != 1:
+        data = _data_input(node)
+        constant, value = node.inputs[1 - data], numbers[1 - data]
+        if np.asarray(constant.values).size != 1 or not fits_into(constant, node.inputs[data]):
             return None
         return (value, np.inf) if node.op == "Max" else (-np.inf, value)
     if node.op == "Clip":
@@ -58,11 +61,17 @@ def _data_input(node: gs.Node) -> int:
     return 1 if node.op in ("Max", "Min") and isinstance(node.inputs[0], gs.Constant) else 0
 
 
-def _make_clip(node: gs.Node, data: int, low: float, high: float) -> None:
-    x, dtype = node.inputs[data], node.outputs[0].dtype or np.float32
-    name = node.outputs[0].name
+def _type_of(*nodes: gs.Node) -> np.dtype | None:
+    """Type of the tensors around some bounds, as far as it is known (a constant's always is)."""
+    tensors = [tensor for node in nodes for tensor in (*node.inputs, *node.outputs) if tensor.name]
+    known = (tensor.dtype for tensor in tensors if tensor.dtype is not None and not isinstance(tensor.dtype, int))
+    return next((np.dtype(dtype) for dtype in known), None)
+
+
+def _make_clip(graph: gs.Graph, node: gs.Node, dtype: np.dtype, low: float, high: float) -> None:
+    x, name = node.inputs[_data_input(node)], node.outputs[0].name
     bounds = [
-        gs.Constant(f"{name}/{side}", np.array(value, dtype=dtype)) if np.isfinite(value) else gs.Variable.empty()
+        new_constant(graph, f"{name}/{side}", np.array(value, dtype=dtype)) if np.isfinite(value) else gs.Variable.empty()
         for side, value in (("min", low), ("max", high))
     ]
     node.op = "Clip"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import onnx_graphsurgeon as gs
 
 
@@ -41,16 +42,57 @@ def rank_of(tensor: gs.Tensor) -> int | None:
     return None if tensor.shape is None else len(tensor.shape)
 
 
+def element_type(tensor: gs.Tensor) -> int | None:
+    """ONNX element type, or None if not known (graphsurgeon keeps it as a number where NumPy has no such type)."""
+    dtype = tensor.dtype
+    return dtype if dtype is None or isinstance(dtype, int) else int(onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
+
+
+def fits_into(constant: gs.Constant, tensor: gs.Tensor) -> bool:
+    """Whether an elementwise operator on both has the shape of `tensor`: broadcasting adds and lengthens no axis of it."""
+    dims, shape = tuple(constant.shape), tensor.shape
+    if not dims:
+        return True
+    if shape is None or len(shape) < len(dims):
+        return False
+    return all(length in (1, known) for length, known in zip(dims, shape[len(shape) - len(dims) :], strict=True))
+
+
+def free_name(graph: gs.Graph, name: str) -> str:
+    """`name`, or with a number behind it if a tensor of the graph is called so."""
+    taken = _names(graph)
+    free, count = name, 1
+    while free in taken:
+        count += 1
+        free = f"{name}_{count}"
+    return free
+
+
+def new_constant(graph: gs.Graph, name: str, value: np.ndarray) -> gs.Constant:
+    """An initializer called `name`, or much like it."""
+    return gs.Constant(free_name(graph, name), value)
+
+
+def _names(graph: gs.Graph) -> set[str]:
+    names = {tensor.name for tensor in graph.inputs}
+    names |= {tensor.name for node in graph.nodes for tensor in (*node.inputs, *node.outputs)}
+    for body in _bodies(graph):
+        names |= _names(body)
+    return names
+
+
+def _bodies(graph: gs.Graph) -> list[gs.Graph]:
+    return [value for node in graph.nodes for value in node.attrs.values() if isinstance(value, gs.Graph)]
+
+
 def replace_uses(graph: gs.Graph, old: gs.Tensor, new: gs.Tensor) -> None:
     """Let every reader of `old` read `new`."""
     for node in list(old.outputs):
         for position, tensor in enumerate(node.inputs):
             if tensor is old:
                 node.inputs[position] = new
-    for body_owner in graph.nodes:
-        for value in body_owner.attrs.values():
-            if isinstance(value, gs.Graph):
-                _replace_in_body(value, old, new)
+    for body in _bodies(graph):
+        _replace_in_body(body, old, new)
 
 
 def _replace_in_body(body: gs.Graph, old: gs.Tensor, new: gs.Tensor) -> None:
@@ -61,6 +103,8 @@ def _replace_in_body(body: gs.Graph, old: gs.Tensor, new: gs.Tensor) -> None:
     for position, tensor in enumerate(body.outputs):
         if tensor is old:
             body.outputs[position] = new
+    for inner in _bodies(body):
+        _replace_in_body(inner, old, new)
 
 
 def bypass(graph: gs.Graph, node: gs.Node, source: int = 0) -> bool:
@@ -87,5 +131,8 @@ def bypass(graph: gs.Graph, node: gs.Node, source: int = 0) -> bool:
 
 
 def _captured(graph: gs.Graph, tensor: gs.Tensor) -> bool:
-    bodies = [value for node in graph.nodes for value in node.attrs.values() if isinstance(value, gs.Graph)]
-    return any(used is tensor for body in bodies for inner in body.nodes for used in inner.inputs)
+    return any(
+        any(used is tensor for used in (*body.outputs, *(t for node in body.nodes for t in node.inputs)))
+        or _captured(body, tensor)
+        for body in _bodies(graph)
+    )

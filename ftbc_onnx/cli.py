@@ -1,0 +1,316 @@
+"""The command line: ``convert``, ``inspect``, ``evaluate``. Data go to stdout, everything else to stderr.
+
+Exit codes are those of `ftbc_onnx.errors`: 0 success, 2 options, 3 model, 4 data, 5 calibration, 6 device,
+7 verification, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from ftbc_onnx.config import RULES, THRESHOLDS, ConvertConfig
+from ftbc_onnx.errors import ConfigError, FtbcError, ModelError
+from ftbc_onnx.evaluate import evaluate_file
+from ftbc_onnx.graph.files import load
+from ftbc_onnx.images import Preprocessing
+from ftbc_onnx.inspection import inspect_model
+from ftbc_onnx.pipeline import convert as convert_model
+from ftbc_onnx.pipeline import default_output
+from ftbc_onnx.report import print_conversion, print_curve, print_inspection
+from ftbc_onnx.runtime import conflicting_packages
+
+log = logging.getLogger("ftbc_onnx")
+F = TypeVar("F", bound=Callable[..., Any])
+
+_NUMBERS = "numbers separated by commas, one per channel"
+
+
+def main() -> None:
+    """Entry point of ``ftbc-onnx``: one line and an exit code for every error that is not a bug."""
+    try:
+        cli.main(standalone_mode=False)
+    except click.exceptions.Abort:
+        _fail("interrupted: nothing was written", 130)
+    except click.ClickException as error:
+        error.show(sys.stderr)
+        sys.exit(ConfigError.exit_code)
+    except FtbcError as error:
+        _fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        _fail("interrupted: nothing was written", 130)
+    except BrokenPipeError:
+        sys.exit(0)
+
+
+def _fail(message: str, code: int) -> None:
+    click.echo(f"ftbc-onnx: error: {message}", err=True)
+    sys.exit(code)
+
+
+def _common(command: F) -> F:
+    for option in (
+        click.option("-v", "--verbose", is_flag=True, help="More detail."),
+        click.option("-q", "--quiet", is_flag=True, help="Errors only on stderr, no progress bars."),
+        click.option("--json", "as_json", is_flag=True, help="The whole report as JSON on stdout."),
+    ):
+        command = option(command)
+    return command
+
+
+def _data_options(command: F) -> F:
+    for option in reversed(
+        (
+            click.option("--mean", help=f"Subtracted per channel: {_NUMBERS}."),
+            click.option("--std", help=f"Divided by per channel, after --mean: {_NUMBERS}."),
+            click.option("--scale", help="Factor on raw values, before --mean (1/255 for images unless given)."),
+            click.option("--resize", help="Images: shorter side, or HEIGHTxWIDTH."),
+            click.option("--crop", help="Images: central crop, side or HEIGHTxWIDTH, after --resize."),
+            click.option("--layout", type=click.Choice(["NCHW", "NHWC"]), help="Layout of the arrays given, if not the model's."),
+            click.option("--color", type=click.Choice(["rgb", "bgr", "gray"]), help="Images: order of the channels."),
+            click.option("--label-offset", type=int, default=0, show_default=True, help="Added to every label (1: class 0 is background)."),
+            click.option("--batch-size", type=int, help="Samples per run [default: 128, or as many as there are]."),
+            click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="ftbc-onnx", prog_name="ftbc-onnx")
+def cli() -> None:
+    """Convert a trained ANN in ONNX into a spiking network in ONNX that plain onnxruntime runs.
+
+    \b
+    Examples:
+      ftbc-onnx inspect model.onnx
+      ftbc-onnx convert model.onnx --calib-data images/ --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225
+      ftbc-onnx evaluate model.snn_T8.onnx --eval-data test.npz
+    """
+
+
+@cli.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Where to write [default: MODEL.snn_T8.onnx beside MODEL].")
+@click.option("-T", "--steps", type=int, default=8, show_default=True, help="Number of time steps.")
+@click.option("--calib-data", help="Calibration data: .npz, .npy, a folder of images or of npz, or script.py[:function].")
+@click.option("--calib-samples", type=int, default=256, show_default=True, help="Calibration samples used, at most.")
+@click.option("--random-data", is_flag=True, help="Calibrate on random data (a dry run; marked in the report and the file).")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the random data.")
+@click.option("--eval-data", help="Evaluation data with labels: accuracy of the ANN and after every step.")
+@click.option("--threshold", type=click.Choice(THRESHOLDS), help="How theta is found where the model does not state it [default: mse].")
+@click.option("--percentile", type=float, help="For --threshold percentile [default: 99.9].")
+@click.option("--per-channel/--per-tensor", default=True, show_default=True, help="One theta per channel, or per tensor.")
+@click.option("--neuron", default="if", show_default=True, help="Neuron model.")
+@click.option("--rule", type=click.Choice(RULES), default="solve", show_default=True, help="How biases are found.")
+@click.option("--alpha", type=float, default=0.4, show_default=True, help="Step of --rule paper.")
+@click.option("--verify/--no-verify", default=True, show_default=True, help="Compare the result with a NumPy run of its plan.")
+@_data_options
+@_common
+def convert(
+    model: Path,
+    output: Path | None,
+    calib_data: str | None,
+    eval_data: str | None,
+    threshold: str | None,
+    percentile: float | None,
+    label_offset: int,
+    verbose: bool,
+    quiet: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Convert MODEL, calibrate its temporal biases, and write a spiking network.
+
+    \b
+    Examples:
+      ftbc-onnx convert resnet.onnx -T 8 --calib-data train_images/ --eval-data val.npz
+      ftbc-onnx convert model.onnx -T 4 --calib-data calib.npz --rule paper --alpha 0.5
+      ftbc-onnx convert qcfs.onnx -T 8                  (a QCFS model states its own thresholds)
+    """
+    _set_up_logging(verbose, quiet)
+    preprocessing = _preprocessing(options)
+    if threshold is None:
+        threshold = "mse" if percentile is None else "percentile"
+    if percentile is not None:
+        if threshold != "percentile":
+            raise ConfigError(f"--percentile goes with --threshold percentile, not with {threshold}")
+        options["percentile"] = percentile
+    config = ConvertConfig.from_options({"threshold": threshold, **options})
+    target = output or default_output(load(model), config.steps)
+    _check_target(target, model)
+    with _progress(quiet or as_json) as progress:
+        result = convert_model(
+            model,
+            calib_data,
+            eval_data=eval_data,
+            preprocessing=preprocessing,
+            config=config,
+            label_offset=label_offset,
+            progress=progress,
+        )
+    written = result.save(target)
+    if as_json:
+        click.echo(json.dumps({**result.report, "output": str(written)}, indent=1))
+    else:
+        console = Console()
+        print_conversion(console, result.report, verbose)
+        console.print(f"wrote {written} ({written.stat().st_size / 1e6:.2f} MB)", highlight=False, soft_wrap=True)
+
+
+@cli.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("-T", "--steps", type=int, default=8, show_default=True, help="Number of time steps, for the node count.")
+@_common
+def inspect(model: Path, steps: int, verbose: bool, quiet: bool, as_json: bool) -> None:
+    """Show what a conversion of MODEL would do: classes of nodes, sites, refusals (exit code 3 if there are any).
+
+    \b
+    Examples:
+      ftbc-onnx inspect model.onnx
+      ftbc-onnx inspect model.onnx -v          (every node)
+      ftbc-onnx inspect model.onnx --json
+    """
+    _set_up_logging(verbose, quiet)
+    report = inspect_model(model, ConvertConfig(steps=steps).steps)
+    if as_json:
+        click.echo(json.dumps(report, indent=1))
+    else:
+        print_inspection(Console(), report, verbose)
+    if report["refusals"]:
+        sys.exit(ModelError.exit_code)
+
+
+@cli.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--eval-data", required=True, help="Evaluation data with labels: .npz, .npy, a folder, or script.py[:function].")
+@click.option("--ann", type=click.Path(path_type=Path), help="The ANN it was made from: its accuracy, agreement and gaps.")
+@click.option("--samples", type=int, help="Samples used, at most.")
+@_data_options
+@_common
+def evaluate(
+    model: Path,
+    eval_data: str,
+    ann: Path | None,
+    samples: int | None,
+    batch_size: int | None,
+    device: str,
+    label_offset: int,
+    verbose: bool,
+    quiet: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Accuracy of a converted MODEL after every step. Preprocessing is what it was calibrated with, unless given.
+
+    \b
+    Examples:
+      ftbc-onnx evaluate model.snn_T8.onnx --eval-data test.npz
+      ftbc-onnx evaluate model.snn_T8.onnx --eval-data val_images/ --ann model.onnx
+    """
+    _set_up_logging(verbose, quiet)
+    with _progress(quiet or as_json) as progress:
+        result, used = evaluate_file(
+            model,
+            eval_data,
+            ann=ann,
+            preprocessing=_preprocessing(options),
+            batch_size=batch_size,
+            samples=samples,
+            device=device,
+            label_offset=label_offset,
+            progress=lambda done: progress("evaluation", done, max(done, samples or done)),
+        )
+    if as_json:
+        click.echo(json.dumps({**result.as_dict(), "device": used}, indent=1))
+    else:
+        print_curve(Console(), result.as_dict())
+
+
+def _check_target(target: Path, model: Path) -> None:
+    """Refuse a target that could not be written, before any long work."""
+    if target.is_dir():
+        raise ConfigError(f"--output '{target}' is a folder: give the name of a file")
+    if target.exists() and target.samefile(model):
+        raise ConfigError(f"--output '{target}' is the input itself: choose another name")
+    if not target.parent.is_dir():
+        raise ConfigError(f"the folder of --output '{target}' does not exist: create it first")
+
+
+def _preprocessing(options: dict[str, Any]) -> Preprocessing | None:
+    """Take the options of preprocessing out of `options`; None if none was given."""
+    given = {name: options.pop(name) for name in ("mean", "std", "scale", "resize", "crop", "layout", "color")}
+    if all(value is None for value in given.values()):
+        return None
+    return Preprocessing(
+        resize=_size("--resize", given["resize"]),
+        crop=_size("--crop", given["crop"]),
+        scale=None if given["scale"] is None else _number("--scale", given["scale"]),
+        mean=_numbers("--mean", given["mean"]),
+        std=_numbers("--std", given["std"]),
+        layout=given["layout"],
+        color=given["color"],
+    )
+
+
+def _number(option: str, text: str) -> float:
+    try:
+        above, _, below = text.partition("/")
+        return float(above) / (float(below) if below else 1.0)
+    except (ValueError, ZeroDivisionError):
+        raise ConfigError(f"{option} '{text}' is no number (1/255 and 0.0039 are)") from None
+
+
+def _numbers(option: str, text: str | None) -> tuple[float, ...] | None:
+    return None if text is None else tuple(_number(option, part.strip()) for part in text.split(","))
+
+
+def _size(option: str, text: str | None) -> int | tuple[int, int] | None:
+    if text is None:
+        return None
+    try:
+        sides = [int(part) for part in text.lower().split("x")]
+    except ValueError:
+        sides = []
+    if len(sides) == 1:
+        return sides[0]
+    if len(sides) == 2:
+        return sides[0], sides[1]
+    raise ConfigError(f"{option} '{text}' is no size: give a side (224) or HEIGHTxWIDTH (224x192)")
+
+
+def _set_up_logging(verbose: bool, quiet: bool) -> None:
+    level = logging.ERROR if quiet else logging.DEBUG if verbose else logging.INFO
+    handler = RichHandler(console=Console(stderr=True), show_path=False, show_time=False)
+    log.handlers[:] = [handler]
+    log.setLevel(level)
+    warning = conflicting_packages()
+    if warning:
+        log.warning(warning)
+
+
+@contextmanager
+def _progress(off: bool) -> Iterator[Callable[[str, int, int], None]]:
+    """Progress bars on stderr, if it is a terminal; a function to call with (stage, done, total)."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description:<24}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=off or not console.is_terminal) as bars:
+        tasks: dict[str, Any] = {}
+
+        def advance(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage, total=total)
+            bars.update(tasks[stage], completed=done, total=total)
+
+        yield advance

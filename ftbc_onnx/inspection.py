@@ -1,0 +1,61 @@
+"""A dry run: every node's class, every site, every refusal, and how large each form would be. No data, no long work."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ftbc_onnx.graph.emit.unrolled import emit_unrolled
+from ftbc_onnx.graph.files import input_specs, load
+from ftbc_onnx.graph.normalise import normalise
+from ftbc_onnx.graph.sites import find_network
+from ftbc_onnx.plan import SpikingPlan
+
+
+def inspect_model(model: Any, steps: int = 8) -> dict[str, Any]:
+    """What a conversion would do with a model, as plain JSON types.
+
+    Args:
+        model: path, bytes or ``onnx.ModelProto``.
+        steps: T, for the node count.
+
+    Raises:
+        ModelError: the model cannot be read or normalised (refusals do not raise here: they are listed).
+    """
+    source = load(model)
+    normalised = normalise(source.model)
+    network = find_network(normalised.model)
+    forms: dict[str, int | None] = {"unrolled": None}
+    if network.sites and not network.refusals:
+        plan = SpikingPlan(source.digest, network.sites, steps, "if", {s.name: np.ones(s.channels) for s in network.sites})
+        forms["unrolled"] = len(emit_unrolled(network, plan).model.graph.node)
+    return {
+        "source": source.name,
+        "source_digest": source.digest,
+        "opset": network.view.opset,
+        "inputs": {spec.name: [str(spec.dtype), list(spec.shape)] for spec in input_specs(source.model)},
+        "outputs": network.view.output_names,
+        "nodes_before": len(source.model.graph.node),
+        "normalisation": normalised.changes,
+        "nodes": [
+            {"name": node.name, "op_type": node.op_type, "class": network.classes[node.name].value}
+            for node in network.view.nodes
+        ],
+        "sites": [
+            {
+                "name": site.name,
+                "op_type": site.op_type,
+                "channels": site.channels,
+                "channel_axis": site.channel_axis,
+                "ceiling": site.ceiling,
+                "threshold": None if site.threshold is None else list(site.threshold),
+                "levels": site.levels,
+                "upstream": list(site.upstream),
+            }
+            for site in network.sites
+        ],
+        "refusals": [{"node": r.node, "op_type": r.op_type, "reason": r.reason} for r in network.refusals],
+        "steps": steps,
+        "emitted_nodes": forms,
+    }

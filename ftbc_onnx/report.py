@@ -1,0 +1,153 @@
+"""What happened, for a terminal: short tables made of the same plain records that ``--json`` prints."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+def print_conversion(console: Console, report: Mapping[str, Any], verbose: bool = False) -> None:
+    """Summary of a conversion: the network, the calibration, the accuracy curve; with `verbose` also the sites."""
+    classes = ", ".join(f"{count} {name}" for name, count in report["node_classes"].items())
+    console.print(f"[bold]{report['source']}[/]: {len(report['sites'])} sites; nodes: {classes}", highlight=False)
+    console.print(
+        f"T = {report['steps']}, neuron {report['neuron']}, threshold {_threshold(report)}, rule {report['rule']}, "
+        f"device {report['device']}",
+        highlight=False,
+    )
+    calibration = report["calibration"]
+    if calibration is None:
+        console.print("no biases were calibrated: every temporal bias is zero", highlight=False)
+    else:
+        console.print(
+            f"biases from {calibration['samples']} samples of {report['data']} in {calibration['batches']} "
+            f"batch(es), {calibration['seconds']:.1f} s",
+            highlight=False,
+        )
+    if report["random_data"]:
+        console.print("[bold yellow]calibrated on random data: for a dry run only[/]")
+    dead = {s["name"]: s["dead_channels"] for s in report["sites"] if s["dead_channels"]}
+    if dead:
+        console.print(f"{sum(dead.values())} channels in {len(dead)} sites were never active in calibration", highlight=False)
+    checked = report["verification"]
+    if checked is not None:
+        how = "to the last bit" if checked["bitwise"] else f"within {checked['largest_difference']:.1e}"
+        console.print(f"verified against a NumPy run of the plan: equal {how} over {checked['steps']} steps", highlight=False)
+    if report["evaluation"] is not None:
+        print_curve(console, report["evaluation"], report["evaluation_without_bias"])
+    if verbose:
+        print_sites(console, report)
+
+
+def _threshold(report: Mapping[str, Any]) -> str:
+    options = report["options"]
+    stated = sum(site["levels"] is not None for site in report["sites"])
+    if stated == len(report["sites"]):
+        return "stated by the QCFS activations"
+    kind = options["threshold"]
+    how = f"percentile {options['percentile']}" if kind == "percentile" else kind
+    return f"{how} {'per channel' if options['per_channel'] else 'per tensor'}" + (f" ({stated} stated)" if stated else "")
+
+
+def print_curve(console: Console, evaluation: Mapping[str, Any], before: Mapping[str, Any] | None = None) -> None:
+    """Accuracy (or agreement, or output error) against T, one column per step."""
+    ann = evaluation["ann_accuracy"]
+    title = f"{evaluation['samples']} samples of {evaluation['data']}"
+    if ann is not None:
+        title += f", ANN {ann:.2f} %"
+    table = Table(title=title, title_justify="left")
+    table.add_column("T", justify="right")
+    columns = [
+        ("no bias, %", None if before is None else before["accuracy"], 100),
+        ("accuracy, %", evaluation["accuracy"], 100),
+        ("agrees with ANN, %", evaluation["agreement"], 100),
+        ("output error", evaluation["output_gap"], 1),
+    ]
+    shown = [(name, values, kind) for name, values, kind in columns if values is not None]
+    for name, _, _ in shown:
+        table.add_column(name, justify="right")
+    steps = max((len(values) for _, values, _ in shown), default=0)
+    for t in _rows(steps):
+        cells = [f"{values[t]:.2f}" if kind == 100 else f"{values[t]:.3f}" for _, values, kind in shown]
+        table.add_row(str(t + 1), *cells)
+    console.print(table)
+    rates = [site["rate"] for site in evaluation["sites"].values()]
+    if rates:
+        console.print(f"firing rate: mean {sum(rates) / len(rates):.3f}, highest site {max(rates):.3f}", highlight=False)
+
+
+def _rows(steps: int) -> list[int]:
+    """Every step up to 16, then powers of two and the last."""
+    if steps <= 16:
+        return list(range(steps))
+    powers = {2**i - 1 for i in range(steps.bit_length()) if 2**i <= steps}
+    return sorted(powers | {steps - 1})
+
+
+def print_sites(console: Console, report: Mapping[str, Any]) -> None:
+    """One row per site: thresholds, channels, firing rate, gap before and after."""
+    table = Table(title="sites", title_justify="left")
+    for name in ("site", "op", "C", "axis", "theta", "dead", "rate", "gap at T, no bias", "gap at T"):
+        table.add_column(name, justify="left" if name in ("site", "op") else "right")
+    after = (report["evaluation"] or {"sites": {}})["sites"]
+    before = (report["evaluation_without_bias"] or {"sites": {}})["sites"]
+    for site in report["sites"]:
+        low, high = site["threshold"]
+        theta = f"{low:.3g}" if low == high else f"{low:.3g}..{high:.3g}"
+        own, old = after.get(site["name"]), before.get(site["name"])
+        table.add_row(
+            site["name"],
+            site["op_type"],
+            str(site["channels"]),
+            str(site["channel_axis"]),
+            theta,
+            "" if site["dead_channels"] is None else str(site["dead_channels"]),
+            "" if own is None else f"{own['rate']:.3f}",
+            _last(old),
+            _last(own),
+        )
+    console.print(table)
+
+
+def _last(activity: Mapping[str, Any] | None) -> str:
+    return "" if activity is None or activity["gap"] is None else f"{activity['gap'][-1]:.4f}"
+
+
+def print_inspection(console: Console, report: Mapping[str, Any], verbose: bool = False) -> None:
+    """Summary of a dry run; with `verbose` every node, else counts by class and operator."""
+    console.print(f"[bold]{report['source']}[/], opset {report['opset']}, {report['nodes_before']} nodes", highlight=False)
+    changes = ", ".join(f"{name} {count}" for name, count in report["normalisation"].items()) or "none"
+    console.print(f"normalisation: {changes}", highlight=False)
+    table = Table(title=f"{len(report['nodes'])} nodes", title_justify="left")
+    if verbose:
+        for name in ("node", "op", "class"):
+            table.add_column(name)
+        for node in report["nodes"]:
+            table.add_row(node["name"], node["op_type"], node["class"])
+    else:
+        table.add_column("class")
+        table.add_column("nodes", justify="right")
+        table.add_column("operators")
+        by_class: dict[str, Counter[str]] = {}
+        for node in report["nodes"]:
+            by_class.setdefault(node["class"], Counter())[node["op_type"]] += 1
+        for name, ops in by_class.items():
+            table.add_row(name, str(sum(ops.values())), ", ".join(f"{op} {count}" for op, count in ops.most_common()))
+    console.print(table)
+    sites = Table(title=f"{len(report['sites'])} sites", title_justify="left")
+    for name in ("site", "op", "C", "axis", "theta", "L", "ceiling"):
+        sites.add_column(name, justify="left" if name in ("site", "op") else "right")
+    for site in report["sites"]:
+        theta = "" if site["threshold"] is None else f"{max(site['threshold']):.4g}"
+        cells = [site["channels"], site["channel_axis"], theta, site["levels"], site["ceiling"]]
+        sites.add_row(site["name"], site["op_type"], *("" if cell is None else str(cell) for cell in cells))
+    console.print(sites)
+    for refusal in report["refusals"]:
+        console.print(f"[bold red]refused[/] {refusal['op_type']} '{refusal['node']}': {refusal['reason']}", highlight=False)
+    for form, count in report["emitted_nodes"].items():
+        if count is not None:
+            console.print(f"{form} form at T = {report['steps']}: {count} nodes", highlight=False)
