@@ -23,6 +23,7 @@ def calibrate(
     plan: SpikingPlan,
     rule: CalibrationRule,
     source: DataSource,
+    *,
     batching: Batching,
     samples: int,
     device: Device,
@@ -56,5 +57,8 @@ def calibrate(
         progress(seen)
     for name, bias in biases.items():
         if not np.all(np.isfinite(bias)):
-            raise CalibrationError(f"the biases of site '{name}' are not finite: check the calibration data's scale, or use a smaller --alpha")
+            raise CalibrationError(
+                f"the biases of site '{name}' are not finite: check the calibration data's scale, "
+                "or use a smaller --alpha"
+            )
     return CalibrationResult(rule.name, biases, seen, batches, time.perf_counter() - start)

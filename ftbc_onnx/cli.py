@@ -22,7 +22,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from ftbc_onnx.config import RULES, THRESHOLDS, ConvertConfig
 from ftbc_onnx.errors import ConfigError, FtbcError, ModelError
 from ftbc_onnx.evaluate import evaluate_file
-from ftbc_onnx.graph.files import load
 from ftbc_onnx.images import Preprocessing
 from ftbc_onnx.inspection import inspect_model
 from ftbc_onnx.pipeline import convert as convert_model
@@ -43,8 +42,7 @@ def main() -> None:
     except click.exceptions.Abort:
         _fail("interrupted: nothing was written", 130)
     except click.ClickException as error:
-        error.show(sys.stderr)
-        sys.exit(ConfigError.exit_code)
+        _fail(f"{error.format_message()} (see ftbc-onnx --help)", ConfigError.exit_code)
     except FtbcError as error:
         _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
@@ -76,9 +74,17 @@ def _data_options(command: F) -> F:
             click.option("--scale", help="Factor on raw values, before --mean (1/255 for images unless given)."),
             click.option("--resize", help="Images: shorter side, or HEIGHTxWIDTH."),
             click.option("--crop", help="Images: central crop, side or HEIGHTxWIDTH, after --resize."),
-            click.option("--layout", type=click.Choice(["NCHW", "NHWC"]), help="Layout of the arrays given, if not the model's."),
+            click.option(
+                "--layout", type=click.Choice(["NCHW", "NHWC"]), help="Layout of the arrays given, if not the model's."
+            ),
             click.option("--color", type=click.Choice(["rgb", "bgr", "gray"]), help="Images: order of the channels."),
-            click.option("--label-offset", type=int, default=0, show_default=True, help="Added to every label (1: class 0 is background)."),
+            click.option(
+                "--label-offset",
+                type=int,
+                default=0,
+                show_default=True,
+                help="Added to every label (1: class 0 is background).",
+            ),
             click.option("--batch-size", type=int, help="Samples per run [default: 128, or as many as there are]."),
             click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."),
         )
@@ -102,23 +108,41 @@ def cli() -> None:
 
 @cli.command()
 @click.argument("model", type=click.Path(path_type=Path))
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Where to write [default: MODEL.snn_T8.onnx beside MODEL].")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="Where to write [default: MODEL.snn_T8.onnx beside MODEL]."
+)
 @click.option("-T", "--steps", type=int, default=8, show_default=True, help="Number of time steps.")
-@click.option("--calib-data", help="Calibration data: .npz, .npy, a folder of images or of npz, or script.py[:function].")
+@click.option(
+    "--calib-data", help="Calibration data: .npz, .npy, a folder of images or of npz, or script.py[:function]."
+)
 @click.option("--calib-samples", type=int, default=256, show_default=True, help="Calibration samples used, at most.")
-@click.option("--random-data", is_flag=True, help="Calibrate on random data (a dry run; marked in the report and the file).")
+@click.option(
+    "--random-data", is_flag=True, help="Calibrate on random data (a dry run; marked in the report and the file)."
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the random data.")
 @click.option("--eval-data", help="Evaluation data with labels: accuracy of the ANN and after every step.")
-@click.option("--threshold", type=click.Choice(THRESHOLDS), help="How theta is found where the model does not state it [default: mse].")
+@click.option(
+    "--threshold",
+    type=click.Choice(THRESHOLDS),
+    help="How theta is found where the model does not state it [default: mse].",
+)
 @click.option("--percentile", type=float, help="For --threshold percentile [default: 99.9].")
-@click.option("--per-channel/--per-tensor", default=True, show_default=True, help="One theta per channel, or per tensor.")
+@click.option(
+    "--per-channel/--per-tensor", default=True, show_default=True, help="One theta per channel, or per tensor."
+)
 @click.option("--neuron", default="if", show_default=True, help="Neuron model.")
 @click.option("--rule", type=click.Choice(RULES), default="solve", show_default=True, help="How biases are found.")
 @click.option("--alpha", type=float, default=0.4, show_default=True, help="Step of --rule paper.")
-@click.option("--verify/--no-verify", default=True, show_default=True, help="Compare the result with a NumPy run of its plan.")
+@click.option(
+    "--running-mean", is_flag=True, help="Also give the output after every step, as OUTPUT/running_mean [T, ...]."
+)
+@click.option(
+    "--verify/--no-verify", default=True, show_default=True, help="Compare the result with a NumPy run of its plan."
+)
 @_data_options
 @_common
 def convert(
+    *,
     model: Path,
     output: Path | None,
     calib_data: str | None,
@@ -148,7 +172,7 @@ def convert(
             raise ConfigError(f"--percentile goes with --threshold percentile, not with {threshold}")
         options["percentile"] = percentile
     config = ConvertConfig.from_options({"threshold": threshold, **options})
-    target = output or default_output(load(model), config.steps)
+    target = output or default_output(model, config.steps)
     _check_target(target, model)
     with _progress(quiet or as_json) as progress:
         result = convert_model(
@@ -173,7 +197,7 @@ def convert(
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("-T", "--steps", type=int, default=8, show_default=True, help="Number of time steps, for the node count.")
 @_common
-def inspect(model: Path, steps: int, verbose: bool, quiet: bool, as_json: bool) -> None:
+def inspect(*, model: Path, steps: int, verbose: bool, quiet: bool, as_json: bool) -> None:
     """Show what a conversion of MODEL would do: classes of nodes, sites, refusals (exit code 3 if there are any).
 
     \b
@@ -194,12 +218,17 @@ def inspect(model: Path, steps: int, verbose: bool, quiet: bool, as_json: bool) 
 
 @cli.command()
 @click.argument("model", type=click.Path(path_type=Path))
-@click.option("--eval-data", required=True, help="Evaluation data with labels: .npz, .npy, a folder, or script.py[:function].")
-@click.option("--ann", type=click.Path(path_type=Path), help="The ANN it was made from: its accuracy, agreement and gaps.")
+@click.option(
+    "--eval-data", required=True, help="Evaluation data with labels: .npz, .npy, a folder, or script.py[:function]."
+)
+@click.option(
+    "--ann", type=click.Path(path_type=Path), help="The ANN it was made from: its accuracy, agreement and gaps."
+)
 @click.option("--samples", type=int, help="Samples used, at most.")
 @_data_options
 @_common
 def evaluate(
+    *,
     model: Path,
     eval_data: str,
     ann: Path | None,
@@ -242,7 +271,7 @@ def _check_target(target: Path, model: Path) -> None:
     """Refuse a target that could not be written, before any long work."""
     if target.is_dir():
         raise ConfigError(f"--output '{target}' is a folder: give the name of a file")
-    if target.exists() and target.samefile(model):
+    if target.exists() and model.exists() and target.samefile(model):
         raise ConfigError(f"--output '{target}' is the input itself: choose another name")
     if not target.parent.is_dir():
         raise ConfigError(f"the folder of --output '{target}' does not exist: create it first")

@@ -1,4 +1,4 @@
-"""Options of a conversion: typed, frozen, checked when they are made; an unknown one is an error that names the nearest."""
+"""Options of a conversion: typed, frozen, checked when made; an unknown one is an error that names the nearest."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ class ConvertConfig:
         seed: of random calibration data.
         random_data: calibrate on random data if none are given (marked in report and metadata).
         verify: compare the emitted model with a NumPy run of its plan.
+        running_mean: also give the running mean of every output after each step, as ``OUTPUT/running_mean`` [T, ...].
     """
 
     steps: int = 8
@@ -47,18 +48,22 @@ class ConvertConfig:
     seed: int = 0
     random_data: bool = False
     verify: bool = True
+    running_mean: bool = False
 
     def __post_init__(self) -> None:
-        _positive("T (steps)", self.steps)
-        _positive("calib_samples", self.calib_samples)
+        check_positive("T (steps)", self.steps)
+        check_positive("calib_samples", self.calib_samples)
         if self.batch_size is not None:
-            _positive("batch_size", self.batch_size)
+            check_positive("batch_size", self.batch_size)
         _one_of("threshold", self.threshold, THRESHOLDS)
         _one_of("rule", self.rule, RULES)
-        if not 0 < self.percentile <= 100:
+        if not _is_number(self.percentile) or not 0 < self.percentile <= 100:
             raise ConfigError(f"percentile is {self.percentile}: it must be above 0 and at most 100")
-        if not 0 < self.alpha < float("inf"):
+        if not _is_number(self.alpha) or not 0 < self.alpha < float("inf"):
             raise ConfigError(f"alpha is {self.alpha}: it must be a positive number (0.4 is the published one)")
+        for name in ("per_channel", "random_data", "verify", "running_mean"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigError(f"{name} is {getattr(self, name)!r}: it must be True or False")
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> ConvertConfig:
@@ -80,9 +85,18 @@ class ConvertConfig:
         return asdict(self)
 
 
-def _positive(name: str, value: int) -> None:
+def check_positive(name: str, value: int) -> None:
+    """Refuse anything but a whole number from 1.
+
+    Raises:
+        ConfigError: it is something else.
+    """
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ConfigError(f"{name} is {value}: it must be a whole number, at least 1")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:

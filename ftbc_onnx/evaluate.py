@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ftbc_onnx.batching import Batching, choose_batching, static_batch
+from ftbc_onnx.config import check_positive
 from ftbc_onnx.data import DataSource, open_data
 from ftbc_onnx.errors import DataError, ModelError
 from ftbc_onnx.graph.emit.unrolled import Readout
@@ -28,7 +29,7 @@ from ftbc_onnx.graph.observe import (
 from ftbc_onnx.graph.provenance import read_plan, read_record
 from ftbc_onnx.graph.sites import Network, find_network
 from ftbc_onnx.images import Preprocessing
-from ftbc_onnx.plan import SpikingPlan, SpikingSite
+from ftbc_onnx.plan import SpikingPlan
 from ftbc_onnx.results import EvaluationResult, SiteActivity
 from ftbc_onnx.runtime import Device, Session, choose_device
 
@@ -46,15 +47,22 @@ class AnnRun:
 
     def accuracy(self, offset: int = 0) -> float | None:
         """Share of right decisions in percent; None without labels or if the output is no row of scores."""
-        if self.labels is None or self.outputs.ndim != 2:
+        if self.labels is None or not _are_scores(self.outputs):
             return None
         return float((self.outputs.argmax(1) == self.labels + offset).mean() * 100)
 
 
 def run_ann(
-    network: Network, sites: Sequence[SpikingSite], output: str, source: DataSource, batching: Batching, samples: int | None, device: Device
+    network: Network,
+    output: str,
+    source: DataSource,
+    batching: Batching,
+    *,
+    device: Device,
+    samples: int | None = None,
 ) -> AnnRun:
-    """Run the ANN over some data; one output and the sites' mean activations are kept."""
+    """Run the ANN over some data; one output and the mean activations of its sites are kept."""
+    sites = network.sites
     session = Session(observe_ann(network.view.model, sites), device)
     names = [output, *(mean_activation_name(site.name) for site in sites)]
     means = _Means()
@@ -63,11 +71,13 @@ def run_ann(
         start = time.perf_counter()
         values = session.run(batch.feeds, names)
         seconds += time.perf_counter() - start
-        outputs.append(values[output][:rows])
+        outputs.append(_per_sample(values[output], rows))
         if batch.labels is not None:
             labels.append(batch.labels)
         for site in sites:
-            means.add(site.name, values[mean_activation_name(site.name)], rows)
+            means.add(
+                site.name, values[mean_activation_name(site.name)], rows, padded=batching.fixed and rows < batching.size
+            )
     return AnnRun(np.concatenate(outputs), np.concatenate(labels) if labels else None, means.result(), seconds)
 
 
@@ -77,8 +87,8 @@ def evaluate(
     plan: SpikingPlan,
     source: DataSource,
     batching: Batching,
-    device: Device,
     *,
+    device: Device,
     ann: AnnRun | None = None,
     samples: int | None = None,
     label_offset: int = 0,
@@ -113,20 +123,27 @@ def evaluate(
         start = time.perf_counter()
         values = session.run(batch.feeds, names)
         seconds += time.perf_counter() - start
-        curve = values[running_mean_name(output)][:, :rows]  # [T, B, ...]
-        if curve.ndim == 3 and batch.labels is not None:
+        curve = np.stack([_per_sample(value, rows) for value in values[running_mean_name(output)]])  # [T, B, ...]
+        if _are_scores(curve[0]) and batch.labels is not None:
             labels = batch.labels[:rows] + label_offset
-            if labels.min() < 0 or labels.max() >= curve.shape[2]:
-                raise DataError(f"label {labels.max()} is no class of output '{output}', which has {curve.shape[2]}: check the labels, or use --label-offset")
+            wrong = labels[(labels < 0) | (labels >= curve.shape[2])]
+            if wrong.size:
+                raise DataError(
+                    f"label {wrong[0]} is no class of output '{output}', which has classes 0 to {curve.shape[2] - 1}: "
+                    "check the labels, or use --label-offset"
+                )
             right.add("all", (curve.argmax(2) == labels).mean(1), rows)
         if ann is not None:
             expected = ann.outputs[done : done + rows]
-            gap += np.abs(curve - expected).reshape(plan.steps, -1).sum(1)
-            scale += float(np.abs(expected).sum())
-            if curve.ndim == 3:
+            with np.errstate(invalid="ignore"):  # of infinite outputs
+                gap += np.abs(curve.astype(np.float64) - expected).reshape(plan.steps, -1).sum(1)
+            scale += float(np.abs(expected.astype(np.float64)).sum())
+            if _are_scores(expected):
                 agree.add("all", (curve.argmax(2) == expected.argmax(1)).mean(1), rows)
         for site in plan.sites:
-            means.add(site.name, values[mean_spikes_name(site.name)], rows)
+            means.add(
+                site.name, values[mean_spikes_name(site.name)], rows, padded=batching.fixed and rows < batching.size
+            )
         done += rows
         progress(done)
     spikes = means.result()
@@ -181,6 +198,9 @@ def evaluate_file(
     Raises:
         FtbcError: of the kind that fits; `ModelError` if the ANN is not the one it was made from.
     """
+    for name, value in (("batch_size", batch_size), ("samples", samples)):
+        if value is not None:
+            check_positive(name, value)
     snn = load_snn(model)
     plan, record = read_plan(snn), read_record(snn)
     if preprocessing is None:
@@ -194,16 +214,18 @@ def evaluate_file(
     if ann is not None:
         original = load(ann)
         if original.digest != plan.source_digest:
-            raise ModelError(f"'{model}' was not made from '{ann}' (their digests differ): give the ANN that was converted")
+            raise ModelError(
+                f"'{model}' was not made from '{ann}' (their digests differ): give the ANN that was converted"
+            )
         network = find_network(normalise(original.model).model)
-        run = run_ann(network, plan.sites, readouts[0].output, source, batching, samples, where)
+        run = run_ann(network, readouts[0].output, source, batching, device=where, samples=samples)
     result = evaluate(
         snn,
         readouts,
         plan,
         source,
         batching,
-        where,
+        device=where,
         ann=run,
         samples=samples,
         label_offset=label_offset,
@@ -214,18 +236,30 @@ def evaluate_file(
 
 @dataclass
 class _Means:
-    """Means over samples, weighted by the rows of each batch."""
+    """Means over samples, weighted by the rows of each batch; a padded batch counts only if there is no other."""
 
     sums: dict[str, np.ndarray] = field(default_factory=dict)
     rows: dict[str, int] = field(default_factory=dict)
 
-    def add(self, name: str, mean: np.ndarray, rows: int) -> None:
+    def add(self, name: str, mean: np.ndarray, rows: int, padded: bool = False) -> None:
+        if padded and name in self.sums:
+            return
         value = mean.astype(np.float64) * rows
         self.sums[name] = self.sums[name] + value if name in self.sums else value
         self.rows[name] = self.rows.get(name, 0) + rows
 
     def result(self) -> dict[str, np.ndarray]:
         return {name: total / self.rows[name] for name, total in self.sums.items()}
+
+
+def _per_sample(output: np.ndarray, rows: int) -> np.ndarray:
+    """The first `rows` samples of an output; an output of one number for the whole batch is given to each."""
+    return output[:rows] if output.ndim else np.repeat(output, rows)
+
+
+def _are_scores(output: np.ndarray) -> bool:
+    """Whether an output is a row of scores per sample, of which the largest is the decision: [n, classes] floats."""
+    return output.ndim == 2 and output.shape[1] > 1 and output.dtype.kind == "f"
 
 
 def _percent(means: _Means) -> tuple[float, ...] | None:

@@ -28,7 +28,9 @@ def inspect_model(model: Any, steps: int = 8) -> dict[str, Any]:
     network = find_network(normalised.model)
     forms: dict[str, int | None] = {"unrolled": None}
     if network.sites and not network.refusals:
-        plan = SpikingPlan(source.digest, network.sites, steps, "if", {s.name: np.ones(s.channels) for s in network.sites})
+        plan = SpikingPlan(
+            source.digest, network.sites, steps, "if", {s.name: np.ones(s.channels) for s in network.sites}
+        )
         forms["unrolled"] = len(emit_unrolled(network, plan).model.graph.node)
     return {
         "source": source.name,

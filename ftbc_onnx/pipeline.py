@@ -8,28 +8,34 @@ Every stage takes frozen values and gives frozen values; only loading, data and 
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ftbc_onnx.batching import Batching, choose_batching
 from ftbc_onnx.calibrate import calibrate
 from ftbc_onnx.config import ConvertConfig
 from ftbc_onnx.data import DataSource, open_data, random_source
-from ftbc_onnx.errors import DataError, ModelError
+from ftbc_onnx.errors import ConfigError, DataError, ModelError
 from ftbc_onnx.evaluate import evaluate, run_ann
 from ftbc_onnx.graph.emit.unrolled import Emitted, emit_unrolled
 from ftbc_onnx.graph.files import SourceModel, input_specs, load, save
+from ftbc_onnx.graph.free_batch import free_batch
 from ftbc_onnx.graph.normalise import Normalised, normalise
+from ftbc_onnx.graph.observe import expose_running_means
 from ftbc_onnx.graph.provenance import replace_biases, stamp
 from ftbc_onnx.graph.sites import Network, find_network
 from ftbc_onnx.images import Preprocessing
+from ftbc_onnx.neurons import get_neuron
 from ftbc_onnx.plan import SpikingPlan
 from ftbc_onnx.results import CalibrationResult, EvaluationResult, VerificationResult
 from ftbc_onnx.rules import make_rule
-from ftbc_onnx.runtime import Device, choose_device, runtime_version
+from ftbc_onnx.runtime import Device, Session, choose_device, runtime_version
 from ftbc_onnx.thresholds import ActivationStatistics, collect_statistics, estimate_thresholds
 from ftbc_onnx.verify import verify
 
@@ -37,6 +43,7 @@ Progress = Callable[[str, int, int], None]
 """Called with (stage, samples done, samples in all)."""
 
 _VERIFY_SAMPLES = 2
+_GLANCE = 128  # calibration samples on which a network without evaluation data is evaluated
 
 
 @dataclass(frozen=True)
@@ -48,7 +55,7 @@ class ConversionResult:
         plan: where its neurons stand and with which numbers.
         report: what happened, as plain JSON types.
         source: the ANN as it was read.
-        evaluation: on the evaluation data, or None.
+        evaluation: on the evaluation data, else on a few of the calibration data, or None.
     """
 
     model: Any
@@ -63,16 +70,16 @@ class ConversionResult:
         Raises:
             ModelError: the path is the ANN's own, or cannot be written.
         """
-        target = default_output(self.source, self.plan.steps) if path is None else Path(path)
+        beside = self.source.path or Path(f"{self.source.name}.onnx")
+        target = default_output(beside, self.plan.steps) if path is None else Path(path)
         if self.source.path is not None and target.exists() and target.samefile(self.source.path):
             raise ModelError(f"'{target}' is the input itself: choose another --output")
         save(self.model, target)
         return target
 
 
-def default_output(source: SourceModel, steps: int) -> Path:
-    """Where a converted model goes if nobody says where."""
-    path = source.path or Path(f"{Path(source.name).name}.onnx")
+def default_output(path: Path, steps: int) -> Path:
+    """Where the spiking network made from the ANN at `path` goes if nobody says where."""
     return path.with_name(f"{path.stem}.snn_T{steps}.onnx")
 
 
@@ -105,29 +112,68 @@ def convert(
     Raises:
         FtbcError: of the kind that fits (see `ftbc_onnx.errors`); one line that says what to do.
     """
+    if config is not None and options:
+        raise ConfigError(f"option '{next(iter(options))}' is given beside a config: put it into the ConvertConfig")
     config = config or ConvertConfig.from_options(options)
+    get_neuron(config.neuron)
     source = load(model)
     normalised = normalise(source.model)
     network = find_network(normalised.model)
     refuse(source, network)
     device = choose_device(config.device)
-    specs = input_specs(source.model)
-    calibration = _calibration_data(data, specs, preprocessing, config, network, source)
-    judged = None if eval_data is None else open_data(eval_data, specs, preprocessing, purpose="evaluation")
-
-    plan, statistics = _plan(source, network, calibration, config, device, progress)
-    calibrated = _calibrate(network, plan, calibration, config, device, progress)
+    calibration = _calibration_data(source, network, config, data, preprocessing)
+    job = _Job(
+        source,
+        normalised,
+        network,
+        _with_free_batch(network, calibration),
+        config,
+        device,
+        calibration,
+        None
+        if eval_data is None
+        else open_data(eval_data, input_specs(source.model), preprocessing, purpose="evaluation"),
+        label_offset,
+        progress,
+    )
+    plan, statistics = _plan(job)
+    calibrated = _calibrate(job, plan)
     plan = plan if calibrated is None else plan.with_biases(calibrated.biases)
     emitted = emit_unrolled(network, plan)
-    checked = _verify(emitted, network, plan, calibration or judged, config, progress)
-    evaluation, before = _evaluate(emitted, network, plan, judged, config, device, label_offset, progress)
+    checked = _verify(job, plan, emitted)
+    evaluation, before = _evaluate(job, plan, emitted)
+    model_out = expose_running_means(emitted.model, emitted.readouts) if config.running_mean else emitted.model
+    record = _record(job, plan, emitted, calibrated)
+    report = {
+        **_describe(job, plan, statistics, record),
+        "emitted_nodes": len(model_out.graph.node),
+        "calibration": None if calibrated is None else calibrated.as_dict(),
+        "verification": None if checked is None else checked.as_dict(),
+        "evaluated_on": "nothing"
+        if evaluation is None
+        else "calibration data"
+        if job.judged is None
+        else "evaluation data",
+        "evaluation": None if evaluation is None else evaluation.as_dict(),
+        "evaluation_without_bias": None if before is None else before.as_dict(),
+    }
+    return ConversionResult(stamp(model_out, source.model, record), plan, report, source, evaluation)
 
-    record = _record(source, plan, emitted, config, device, calibration, calibrated)
-    stamped = stamp(emitted.model, source.model, record)
-    report = _report(
-        record, source, normalised, network, plan, statistics, config, calibrated, checked, evaluation, before, stamped
-    )
-    return ConversionResult(stamped, plan, report, source, evaluation)
+
+@dataclass(frozen=True)
+class _Job:
+    """What every stage may look at; `free` is the network with a free batch where that can be had, else the network."""
+
+    source: SourceModel
+    normalised: Normalised
+    network: Network
+    free: Network
+    config: ConvertConfig
+    device: Device
+    calibration: DataSource | None
+    judged: DataSource | None
+    label_offset: int
+    progress: Progress
 
 
 def refuse(source: SourceModel, network: Network) -> None:
@@ -146,14 +192,14 @@ def refuse(source: SourceModel, network: Network) -> None:
 
 
 def _calibration_data(
-    data: Any,
-    specs: Any,
-    preprocessing: Preprocessing | None,
-    config: ConvertConfig,
-    network: Network,
     source: SourceModel,
+    network: Network,
+    config: ConvertConfig,
+    data: Any,
+    preprocessing: Preprocessing | None,
 ) -> DataSource | None:
     """The calibration data; None if there are none and the model states all its thresholds."""
+    specs = input_specs(source.model)
     if data is not None:
         return open_data(data, specs, preprocessing, purpose="calibration", limit=config.calib_samples)
     if config.random_data:
@@ -161,163 +207,163 @@ def _calibration_data(
     missing = [site.name for site in network.sites if site.threshold is None]
     if missing:
         raise DataError(
-            f"'{source.name}' states no threshold for {len(missing)} of {len(network.sites)} activations ('{missing[0]}' first), so "
-            "calibration data are needed: ftbc-onnx convert MODEL --calib-data IMAGES_OR_NPZ (or --random-data, for a dry run)"
+            f"'{source.name}' states no threshold for {len(missing)} of {len(network.sites)} activations "
+            f"('{missing[0]}' first), so calibration data are needed: ftbc-onnx convert {source.name} "
+            "--calib-data IMAGES_OR_NPZ (or --random-data, for a dry run)"
         )
     return None
 
 
-def _plan(
-    source: SourceModel,
-    network: Network,
-    data: DataSource | None,
-    config: ConvertConfig,
-    device: Device,
-    progress: Progress,
-) -> tuple[SpikingPlan, Mapping[str, ActivationStatistics]]:
+def _with_free_batch(network: Network, data: DataSource | None) -> Network:
+    """The network with its batch freed, if two batches in one run give the same outputs; else the network itself."""
+    freed, size = free_batch(network), network.static_batch or 1
+    if freed is None or data is None or len(data) < 2 * size:
+        return network
+    feeds = next(data.batches(2 * size)).feeds
+    fixed = Session(network.view.model)
+    halves = [fixed.run({name: value[i : i + size] for name, value in feeds.items()}) for i in (0, size)]
+    try:
+        whole = Session(freed).run(feeds)
+    except ModelError:
+        return network
+    for name, value in whole.items():
+        expected = np.concatenate([np.atleast_1d(half[name]) for half in halves])
+        if value.shape != expected.shape or not np.allclose(value, expected, rtol=1e-3, atol=1e-4):
+            return network
+    return find_network(freed)
+
+
+def _calibration_batching(job: _Job, data: DataSource) -> tuple[Batching, int]:
+    """Batches for calibration, and the number of samples used."""
+    samples = min(job.config.calib_samples, len(data))
+    return choose_batching(job.config.batch_size, job.free.static_batch, data, samples, "calibration"), samples
+
+
+def _plan(job: _Job) -> tuple[SpikingPlan, Mapping[str, ActivationStatistics]]:
+    """Thresholds, and the plan with every bias zero."""
+    network, config, data = job.network, job.config, job.calibration
     statistics: Mapping[str, ActivationStatistics] = {}
     if data is not None:
-        batching = _calibration_batching(data, network, config)
-        samples = min(config.calib_samples, len(data))
+        batching, samples = _calibration_batching(job, data)
         statistics = collect_statistics(
-            network, data, samples, batching, device, lambda done: progress("thresholds", done, 2 * samples)
+            job.free,
+            data,
+            samples,
+            batching,
+            job.device,
+            progress=lambda done: job.progress("thresholds", done, 2 * samples),
         )
     thresholds = estimate_thresholds(network, statistics, config)
-    return SpikingPlan(source.digest, network.sites, config.steps, config.neuron, thresholds), statistics
+    return SpikingPlan(job.source.digest, network.sites, config.steps, config.neuron, thresholds), statistics
 
 
-def _calibration_batching(data: DataSource, network: Network, config: ConvertConfig) -> Batching:
-    return choose_batching(config.batch_size, network.static_batch, data, config.calib_samples, "calibration")
-
-
-def _calibrate(
-    network: Network,
-    plan: SpikingPlan,
-    data: DataSource | None,
-    config: ConvertConfig,
-    device: Device,
-    progress: Progress,
-) -> CalibrationResult | None:
-    rule = make_rule(config.rule, config.alpha)
+def _calibrate(job: _Job, plan: SpikingPlan) -> CalibrationResult | None:
+    rule, data = make_rule(job.config.rule, job.config.alpha), job.calibration
     if rule is None or data is None:
         return None
-    batching = _calibration_batching(data, network, config)
-    samples = min(config.calib_samples, len(data))
+    batching, samples = _calibration_batching(job, data)
     return calibrate(
-        network, plan, rule, data, batching, samples, device, lambda done: progress("biases", done, samples)
+        job.free,
+        plan,
+        rule,
+        data,
+        batching=batching,
+        samples=samples,
+        device=job.device,
+        progress=lambda done: job.progress("biases", done, samples),
     )
 
 
-def _verify(
-    emitted: Emitted,
-    network: Network,
-    plan: SpikingPlan,
-    data: DataSource | None,
-    config: ConvertConfig,
-    progress: Progress,
-) -> VerificationResult | None:
-    if not config.verify:
+def _verify(job: _Job, plan: SpikingPlan, emitted: Emitted) -> VerificationResult | None:
+    if not job.config.verify:
         return None
-    source = data or random_source(input_specs(network.view.model), _VERIFY_SAMPLES, config.seed)
-    batching = Batching(network.static_batch or min(_VERIFY_SAMPLES, len(source)), network.static_batch is not None)
-    progress("verification", 0, 1)
-    batch, _ = next(batching.padded(source))
-    result = verify(emitted.model, emitted.readouts, network, plan, batch.feeds)
-    progress("verification", 1, 1)
+    specs = input_specs(job.network.view.model)
+    data = job.calibration or job.judged or random_source(specs, _VERIFY_SAMPLES, job.config.seed)
+    static = job.network.static_batch
+    batch, _ = next(Batching(static or min(_VERIFY_SAMPLES, len(data)), static is not None).padded(data))
+    job.progress("verification", 0, 1)
+    result = verify(emitted.model, emitted.readouts, job.network, plan, batch.feeds)
+    job.progress("verification", 1, 1)
     return result
 
 
 def _evaluate(
-    emitted: Emitted,
-    network: Network,
-    plan: SpikingPlan,
-    data: DataSource | None,
-    config: ConvertConfig,
-    device: Device,
-    label_offset: int,
-    progress: Progress,
+    job: _Job, plan: SpikingPlan, emitted: Emitted
 ) -> tuple[EvaluationResult | None, EvaluationResult | None]:
-    """The calibrated network, and the same one with every bias zero."""
+    """The calibrated network, and the same one with every bias zero; without evaluation data, on calibration data."""
+    data = job.judged or job.calibration
     if data is None:
         return None, None
-    batching = choose_batching(config.batch_size, network.static_batch, data, None, "evaluation")
-    ann = run_ann(network, plan.sites, emitted.readouts[0].output, data, batching, None, device)
+    samples = len(data) if job.judged is not None else min(len(data), job.config.calib_samples, _GLANCE)
+    batching = choose_batching(job.config.batch_size, job.network.static_batch, data, samples, "evaluation")
+    ann = run_ann(job.network, emitted.readouts[0].output, data, batching, device=job.device, samples=samples)
 
-    def judge(stage: str, biased: SpikingPlan) -> EvaluationResult:
+    def judge(stage: str, judged: SpikingPlan) -> EvaluationResult:
         return evaluate(
-            replace_biases(emitted.model, biased),
+            replace_biases(emitted.model, judged),
             emitted.readouts,
-            biased,
+            judged,
             data,
             batching,
-            device,
+            device=job.device,
             ann=ann,
-            label_offset=label_offset,
-            progress=lambda done: progress(stage, done, len(data)),
+            samples=samples,
+            label_offset=job.label_offset,
+            progress=lambda done: job.progress(stage, done, samples),
         )
 
     evaluation = judge("evaluation", plan)
-    return evaluation, judge("evaluation without bias", plan.without_biases()) if config.rule != "none" else None
+    if not any(bias.any() for bias in plan.biases.values()):
+        return evaluation, evaluation
+    return evaluation, judge("evaluation without bias", plan.without_biases())
 
 
-def _record(
-    source: SourceModel,
-    plan: SpikingPlan,
-    emitted: Emitted,
-    config: ConvertConfig,
-    device: Device,
-    data: DataSource | None,
-    calibrated: CalibrationResult | None,
-) -> dict[str, Any]:
+def _record(job: _Job, plan: SpikingPlan, emitted: Emitted, calibrated: CalibrationResult | None) -> dict[str, Any]:
     """What the emitted model remembers of where it comes from."""
-    options = config.as_dict()
+    data = job.calibration
     return {
         "version": version("ftbc-onnx"),
         "runtime": runtime_version(),
         "form": "unrolled",
-        "source": Path(source.name).name,
-        "source_digest": source.digest,
+        "source": Path(job.source.name).name,
+        "source_digest": job.source.digest,
         "plan": plan.describe(),
-        "readout": [
-            {"output": r.output, "is_mean": r.is_mean, "tensors": list(r.tensors)} for r in emitted.readouts
-        ],
-        "options": options,
-        "device": device.name,
+        "readout": [{"output": r.output, "is_mean": r.is_mean, "tensors": list(r.tensors)} for r in emitted.readouts],
+        "options": job.config.as_dict(),
+        "threshold": _threshold_method(job),
+        "device": job.device.name,
+        "provider": job.device.expected,
         "rule": "none" if calibrated is None else calibrated.rule,
         "samples": 0 if calibrated is None else calibrated.samples,
         "data": "none" if data is None else data.description,
         "data_digest": "" if data is None else data.digest(),
+        "random_data": job.config.random_data and data is not None and data.description.startswith("random"),
         "preprocessing": {} if data is None else data.preprocessing.as_dict(),
     }
 
 
-def _report(
-    record: dict[str, Any],
-    source: SourceModel,
-    normalised: Normalised,
-    network: Network,
-    plan: SpikingPlan,
-    statistics: Mapping[str, ActivationStatistics],
-    config: ConvertConfig,
-    calibrated: CalibrationResult | None,
-    checked: VerificationResult | None,
-    evaluation: EvaluationResult | None,
-    before: EvaluationResult | None,
-    model: Any,
+def _threshold_method(job: _Job) -> str:
+    """How theta was found, in words."""
+    stated = sum(site.threshold is not None for site in job.network.sites)
+    if stated == len(job.network.sites):
+        return "stated by the QCFS activations"
+    config = job.config
+    method = f"percentile {config.percentile:g}" if config.threshold == "percentile" else config.threshold
+    scope = "per channel" if config.per_channel else "per tensor"
+    return f"{method} {scope}" + (f", {stated} stated by QCFS activations" if stated else "")
+
+
+def _describe(
+    job: _Job, plan: SpikingPlan, statistics: Mapping[str, ActivationStatistics], record: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What happened, as plain JSON types."""
-    counts: dict[str, int] = {}
-    for kind in network.classes.values():
-        counts[kind.value] = counts.get(kind.value, 0) + 1
+    """The part of the report that says what the network is and how it was converted."""
     return {
         **{key: value for key, value in record.items() if key not in ("plan", "readout")},
         "steps": plan.steps,
         "neuron": plan.neuron,
-        "normalisation": normalised.changes,
-        "node_classes": counts,
-        "emitted_nodes": len(model.graph.node),
-        "opset": network.view.opset,
-        "random_data": bool(config.random_data and record["data"].startswith("random")),
+        "opset": job.network.view.opset,
+        "normalisation": job.normalised.changes,
+        "node_classes": dict(Counter(kind.value for kind in job.network.classes.values())),
         "sites": [
             {
                 "name": site.name,
@@ -331,9 +377,4 @@ def _report(
             }
             for site in plan.sites
         ],
-        "calibration": None if calibrated is None else calibrated.as_dict(),
-        "verification": None if checked is None else checked.as_dict(),
-        "evaluation": None if evaluation is None else evaluation.as_dict(),
-        "evaluation_without_bias": None if before is None else before.as_dict(),
     }
-

@@ -82,7 +82,7 @@ def _frozen(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return frozen
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SpikingPlan:
     """Where neurons stand and with which numbers.
 
@@ -107,6 +107,10 @@ class SpikingPlan:
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise ConfigError(f"the number of time steps T is {self.steps}: it must be at least 1")
+        names = {site.name for site in self.sites}
+        if set(self.thresholds) != names or not set(self.biases) <= names:
+            strange = sorted(set(self.thresholds) ^ names | set(self.biases) - names)
+            raise ConfigError(f"thresholds and biases do not fit the sites of the plan: {', '.join(strange)}")
         object.__setattr__(self, "thresholds", _frozen(self.thresholds))
         filled = {site.name: np.zeros((self.steps, site.channels)) for site in self.sites}
         object.__setattr__(self, "biases", _frozen({**filled, **self.biases}))
@@ -119,6 +123,15 @@ class SpikingPlan:
                     f"bias of site '{site.name}' must be finite and [T, C] = {(self.steps, site.channels)}: "
                     f"it is {bias.shape}"
                 )
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, SpikingPlan):
+            return NotImplemented
+        return self.describe() == other.describe() and all(
+            np.array_equal(self.thresholds[name], other.thresholds[name])
+            and np.array_equal(self.biases[name], other.biases[name])
+            for name in self.thresholds
+        )
 
     def with_biases(self, biases: Mapping[str, np.ndarray]) -> SpikingPlan:
         """The same plan with other biases, [T, C] per site."""

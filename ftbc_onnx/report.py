@@ -15,8 +15,8 @@ def print_conversion(console: Console, report: Mapping[str, Any], verbose: bool 
     classes = ", ".join(f"{count} {name}" for name, count in report["node_classes"].items())
     console.print(f"[bold]{report['source']}[/]: {len(report['sites'])} sites; nodes: {classes}", highlight=False)
     console.print(
-        f"T = {report['steps']}, neuron {report['neuron']}, threshold {_threshold(report)}, rule {report['rule']}, "
-        f"device {report['device']}",
+        f"T = {report['steps']}, neuron {report['neuron']}, threshold {report['threshold']}, rule {report['rule']}, "
+        f"device {report['device']} ({report['provider']})",
         highlight=False,
     )
     calibration = report["calibration"]
@@ -32,31 +32,28 @@ def print_conversion(console: Console, report: Mapping[str, Any], verbose: bool 
         console.print("[bold yellow]calibrated on random data: for a dry run only[/]")
     dead = {s["name"]: s["dead_channels"] for s in report["sites"] if s["dead_channels"]}
     if dead:
-        console.print(f"{sum(dead.values())} channels in {len(dead)} sites were never active in calibration", highlight=False)
+        console.print(
+            f"{sum(dead.values())} channels in {len(dead)} sites were never active in calibration", highlight=False
+        )
     checked = report["verification"]
     if checked is not None:
         how = "to the last bit" if checked["bitwise"] else f"within {checked['largest_difference']:.1e}"
-        console.print(f"verified against a NumPy run of the plan: equal {how} over {checked['steps']} steps", highlight=False)
+        console.print(
+            f"verified against a NumPy run of the plan: equal {how} over {checked['steps']} steps", highlight=False
+        )
     if report["evaluation"] is not None:
-        print_curve(console, report["evaluation"], report["evaluation_without_bias"])
+        where = "calibration data: " if report["evaluated_on"] == "calibration data" else ""
+        print_curve(console, report["evaluation"], report["evaluation_without_bias"], where)
     if verbose:
         print_sites(console, report)
 
 
-def _threshold(report: Mapping[str, Any]) -> str:
-    options = report["options"]
-    stated = sum(site["levels"] is not None for site in report["sites"])
-    if stated == len(report["sites"]):
-        return "stated by the QCFS activations"
-    kind = options["threshold"]
-    how = f"percentile {options['percentile']}" if kind == "percentile" else kind
-    return f"{how} {'per channel' if options['per_channel'] else 'per tensor'}" + (f" ({stated} stated)" if stated else "")
-
-
-def print_curve(console: Console, evaluation: Mapping[str, Any], before: Mapping[str, Any] | None = None) -> None:
+def print_curve(
+    console: Console, evaluation: Mapping[str, Any], before: Mapping[str, Any] | None = None, where: str = ""
+) -> None:
     """Accuracy (or agreement, or output error) against T, one column per step."""
     ann = evaluation["ann_accuracy"]
-    title = f"{evaluation['samples']} samples of {evaluation['data']}"
+    title = f"{where}{evaluation['samples']} samples of {evaluation['data']}"
     if ann is not None:
         title += f", ANN {ann:.2f} %"
     table = Table(title=title, title_justify="left")
@@ -77,7 +74,9 @@ def print_curve(console: Console, evaluation: Mapping[str, Any], before: Mapping
     console.print(table)
     rates = [site["rate"] for site in evaluation["sites"].values()]
     if rates:
-        console.print(f"firing rate: mean {sum(rates) / len(rates):.3f}, highest site {max(rates):.3f}", highlight=False)
+        console.print(
+            f"firing rate: mean {sum(rates) / len(rates):.3f}, highest site {max(rates):.3f}", highlight=False
+        )
 
 
 def _rows(steps: int) -> list[int]:
@@ -119,7 +118,9 @@ def _last(activity: Mapping[str, Any] | None) -> str:
 
 def print_inspection(console: Console, report: Mapping[str, Any], verbose: bool = False) -> None:
     """Summary of a dry run; with `verbose` every node, else counts by class and operator."""
-    console.print(f"[bold]{report['source']}[/], opset {report['opset']}, {report['nodes_before']} nodes", highlight=False)
+    console.print(
+        f"[bold]{report['source']}[/], opset {report['opset']}, {report['nodes_before']} nodes", highlight=False
+    )
     changes = ", ".join(f"{name} {count}" for name, count in report["normalisation"].items()) or "none"
     console.print(f"normalisation: {changes}", highlight=False)
     table = Table(title=f"{len(report['nodes'])} nodes", title_justify="left")
@@ -147,7 +148,9 @@ def print_inspection(console: Console, report: Mapping[str, Any], verbose: bool 
         sites.add_row(site["name"], site["op_type"], *("" if cell is None else str(cell) for cell in cells))
     console.print(sites)
     for refusal in report["refusals"]:
-        console.print(f"[bold red]refused[/] {refusal['op_type']} '{refusal['node']}': {refusal['reason']}", highlight=False)
+        console.print(
+            f"[bold red]refused[/] {refusal['op_type']} '{refusal['node']}': {refusal['reason']}", highlight=False
+        )
     for form, count in report["emitted_nodes"].items():
         if count is not None:
             console.print(f"{form} form at T = {report['steps']}: {count} nodes", highlight=False)

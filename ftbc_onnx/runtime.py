@@ -62,7 +62,9 @@ def choose_device(wanted: str = "auto") -> Device:
     if reason is None:
         return cuda
     if kind == "cuda":
-        raise DeviceError(f"--device {wanted}: {reason}; use --device cpu, or install the extra 'cuda' on a machine with a GPU")
+        raise DeviceError(
+            f"--device {wanted}: {reason}; use --device cpu, or install the extra 'cuda' on a machine with a GPU"
+        )
     return CPU
 
 
@@ -76,7 +78,8 @@ def conflicting_packages() -> str | None:
             continue
     if len(found) < 2:
         return None
-    return f"{' and '.join(found)} are both installed and overwrite each other's files: uninstall all of them, then install one"
+    names = " and ".join(found)
+    return f"{names} are both installed and overwrite each other's files: uninstall all of them, then install one"
 
 
 def runtime_version() -> str:
@@ -98,7 +101,7 @@ def _why_no_cuda(device: Device) -> str | None:
         with contextlib.redirect_stdout(io.StringIO()):
             ort.preload_dlls()
         Session(probe_model(), device).run({"x": np.ones(1, np.float32)})
-    except Exception as error:  # noqa: BLE001 - a library that is missing is what is being found out
+    except Exception as error:  # a library that is missing is what is being found out
         return str(error)
     finally:
         ort.set_default_logger_severity(2)
@@ -146,7 +149,11 @@ class Session:
         try:
             values = self._session.run(names, dict(feeds))
         except Exception as error:
-            raise ModelError(f"onnxruntime could not run the model: {_first_line(error)}") from error
+            rows = next((len(value) for value in feeds.values() if value.ndim), 1)
+            raise ModelError(
+                f"onnxruntime could not run the model on a batch of {rows} (one that fixes its batch inside, with a "
+                f"Reshape for example, has to be exported with a dynamic batch): {_first_line(error)}"
+            ) from error
         return dict(zip(names, values, strict=True))
 
 

@@ -15,7 +15,7 @@ channels (1 if there is none) and is counted.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -73,7 +73,13 @@ class ActivationStatistics:
 
 
 def collect_statistics(
-    network: Network, source: DataSource, samples: int, batching: Batching, device: Device, progress: Progress = lambda _: None
+    network: Network,
+    source: DataSource,
+    samples: int,
+    batching: Batching,
+    device: Device,
+    *,
+    progress: Progress = lambda _: None,
 ) -> dict[str, ActivationStatistics]:
     """Statistics of every site that states no threshold, by name.
 
@@ -100,7 +106,10 @@ def collect_statistics(
         for site in sites:
             top = values[names[site.name]].astype(np.float64)
             if not np.all(np.isfinite(top)):
-                raise CalibrationError(f"the activation '{site.spikes}' of the ANN is not finite on the calibration data: check the data's scale")
+                raise CalibrationError(
+                    f"the activation '{site.spikes}' of the ANN is not finite on the calibration data: "
+                    "check the data's scale"
+                )
             maxima[site.name] = np.maximum(maxima.get(site.name, np.zeros(site.channels)), top)
         done += rows_of(part)
         progress(done)
@@ -117,7 +126,7 @@ def collect_statistics(
 
 
 def estimate_thresholds(
-    network: Network, statistics: dict[str, ActivationStatistics], config: ConvertConfig
+    network: Network, statistics: Mapping[str, ActivationStatistics], config: ConvertConfig
 ) -> dict[str, np.ndarray]:
     """Theta of every site, [C] float32: stated by the site, or estimated as `config` says."""
     return {site.name: _threshold(site, statistics.get(site.name), config) for site in network.sites}
@@ -148,7 +157,9 @@ def percentile_threshold(statistics: ActivationStatistics, percentile: float) ->
     below = statistics.zeros[:, None] + np.cumsum(statistics.counts, axis=1)
     wanted = total * (percentile / 100)
     bin_index = (below < wanted[:, None]).sum(axis=1)
-    before = np.where(bin_index > 0, np.take_along_axis(below, np.maximum(bin_index - 1, 0)[:, None], 1)[:, 0], statistics.zeros)
+    before = np.where(
+        bin_index > 0, np.take_along_axis(below, np.maximum(bin_index - 1, 0)[:, None], 1)[:, 0], statistics.zeros
+    )
     inside = np.take_along_axis(statistics.counts, np.minimum(bin_index, BINS - 1)[:, None], 1)[:, 0]
     fraction = np.clip((wanted - before) / np.maximum(inside, 1), 0, 1)
     value = statistics.maximum * np.minimum(bin_index + fraction, BINS) / BINS
@@ -180,7 +191,11 @@ def _fitting(session: Session, source: DataSource, batching: Batching, sites: li
 
 def _count(a: np.ndarray, site: SpikingSite, maximum: np.ndarray, counts: np.ndarray, zeros: np.ndarray) -> None:
     """Add an activation [B, C, H, W] to the histogram [C, BINS] and the zeros [C] of its site."""
-    rows = a.reshape(1, -1) if site.channel_axis is None else np.moveaxis(a, site.channel_axis, 0).reshape(site.channels, -1)
+    rows = (
+        a.reshape(1, -1)
+        if site.channel_axis is None
+        else np.moveaxis(a, site.channel_axis, 0).reshape(site.channels, -1)
+    )
     positive = rows > 0
     zeros += rows.shape[1] - positive.sum(axis=1)
     scale = np.divide(BINS, maximum, out=np.zeros_like(maximum), where=maximum > 0).astype(np.float32)

@@ -1,8 +1,8 @@
 """Verify an emitted model: against a NumPy run of its plan, and in two batch sizes.
 
 The NumPy run (`simulate`) goes through the plan step by step and site by site: the linear parts are computed by
-sessions of the ANN cut into segments at its sites, neurons and running means in NumPy. With graph optimisations off, the emitted
-model must agree with it to the last bit.
+sessions of the ANN cut into segments at its sites, neurons and running means in NumPy. With graph optimisations off,
+the emitted model must agree with it to the last bit.
 """
 
 from __future__ import annotations
@@ -128,15 +128,19 @@ def verify(
     for readout in readouts:
         ours, theirs = found[running_mean_name(readout.output)][:steps], expected[readout.output]
         if ours.shape != theirs.shape:
-            raise VerificationError(f"output '{readout.output}' has shape {ours.shape[1:]}, its plan gives {theirs.shape[1:]}")
+            raise VerificationError(
+                f"output '{readout.output}' has shape {ours.shape[1:]}, its plan gives {theirs.shape[1:]}"
+            )
         bitwise = bitwise and np.array_equal(ours, theirs, equal_nan=True)
-        largest = max(largest, _relative(np.abs(ours - theirs).max(initial=0), np.abs(theirs).max(initial=0)))
+        largest = max(largest, _relative(_distance(ours, theirs).max(initial=0), _size(theirs).max(initial=0)))
     if largest > _CLOSE:
         raise VerificationError(
-            f"the emitted model differs from its plan by {largest:.1e} of its largest output: please report this, with the model"
+            f"the emitted model differs from its plan by {largest:.1e} of its largest output: "
+            "please report this, with the model"
         )
     rows = len(next(iter(feeds.values())))
-    sizes, difference = (rows,), 0.0
+    sizes: tuple[int, ...] = (rows,)
+    difference = 0.0
     if network.static_batch is None and rows > 1:
         alone = session.run({name: value[:1] for name, value in feeds.items()}, names)
         sizes, difference = (1, rows), max(_batch_difference(found[name], alone[name]) for name in names)
@@ -144,20 +148,37 @@ def verify(
 
 
 def _batch_difference(many: np.ndarray, alone: np.ndarray) -> float:
-    """Between the first sample of a batch and the same sample alone; batch on axis 1 of [T, B, ...]."""
-    if many.ndim < 2 or alone.shape[1:2] != (1,) or many.shape[2:] != alone.shape[2:]:
+    """Between the first sample of a batch and the same sample alone; the batch, if any, is on axis 1 of [T, B, ...]."""
+    if many.ndim == alone.ndim == 1:
+        return 0.0
+    if alone.shape[1:2] != (1,) or many.shape[2:] != alone.shape[2:]:
         raise VerificationError(
-            f"a batch of one gives an output of shape {alone.shape[1:]}, a batch of {many.shape[1]} one of {many.shape[1:]}: "
-            "the model fixes its batch inside (a Reshape with a constant batch, for example); export it with a dynamic batch"
+            f"a batch of one gives an output of shape {alone.shape[1:]}, a batch of several one of {many.shape[1:]}: "
+            "the model fixes its batch inside (a Reshape with a constant batch, for example); "
+            "export it with a dynamic batch"
         )
     first = many[:, :1]
-    difference = _relative(float(np.abs(first - alone).mean()), float(np.abs(alone).mean()))
+    difference = _relative(_distance(first, alone).mean(), max(_size(first).mean(), _size(alone).mean()))
     if difference > _BATCH_CLOSE:
         raise VerificationError(
-            f"the output of a sample changes by {difference:.1%} with the batch it is in: the model mixes the samples of a "
-            "batch (a Reshape with a constant batch, for example); export it with a dynamic batch"
+            f"the output of a sample changes by {difference:.1%} with the batch it is in: the model mixes the samples "
+            "of a batch (a Reshape with a constant batch, for example); export it with a dynamic batch"
         )
     return difference
+
+
+def _distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """|a - b| elementwise, for numbers of any kind; infinite where one is not finite and the other is not the same."""
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        gap = np.abs(a - b)
+    return np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0.0, np.where(np.isnan(gap), np.inf, gap))
+
+
+def _size(a: np.ndarray) -> np.ndarray:
+    """|a| elementwise, 0 where it is NaN or infinite."""
+    a = a.astype(np.float64)
+    return np.where(np.isfinite(a), np.abs(a), 0.0)
 
 
 def _relative(value: float, scale: float) -> float:

@@ -18,7 +18,9 @@ from ftbc_onnx.plan import SpikingPlan
 Feeds = Mapping[str, np.ndarray]
 
 
-def parse(text: str, opset: int = 17, ir_version: int | None = None, domains: str = "", **constants: np.ndarray) -> onnx.ModelProto:
+def parse(
+    text: str, opset: int = 17, ir_version: int | None = None, domains: str = "", **constants: np.ndarray
+) -> onnx.ModelProto:
     """A model from ONNX text without a header: ``graph (float[N,3] x) => (float[N,3] y) { y = Relu(x) }``.
 
     Args:
@@ -28,7 +30,9 @@ def parse(text: str, opset: int = 17, ir_version: int | None = None, domains: st
         domains: more opset imports, as text: ``"custom" : 1``.
         constants: more initializers; a double underscore in a name stands for a dot.
     """
-    version = ir_version or max(4, helper.find_min_ir_version_for([helper.make_opsetid("", opset)], ignore_unknown=True))
+    version = ir_version or max(
+        4, helper.find_min_ir_version_for([helper.make_opsetid("", opset)], ignore_unknown=True)
+    )
     more = f", {domains}" if domains else ""
     model = onnx.parser.parse_model(f'<ir_version: {version}, opset_import: ["" : {opset}{more}]>\n{text}')
     for name, value in constants.items():
@@ -69,7 +73,7 @@ def newest_opset() -> int:
     for version in range(onnx.defs.onnx_opset_version(), 13, -1):
         try:
             session(parse("g (float[2] x) => (float[2] y) { y = Relu(x) }", opset=version))
-        except Exception:  # noqa: BLE001, S112 - onnxruntime's errors have no public base
+        except Exception:
             continue
         return version
     return 13

@@ -15,7 +15,9 @@ from ftbc_onnx.graph.normalise import FLOOR, default_opset, infer_shapes, normal
 MODELS = Path(__file__).parents[1] / "models"
 
 
-def normalised(before: onnx.ModelProto, feeds: dict[str, np.ndarray] | None = None) -> tuple[onnx.ModelProto, dict[str, int]]:
+def normalised(
+    before: onnx.ModelProto, feeds: dict[str, np.ndarray] | None = None
+) -> tuple[onnx.ModelProto, dict[str, int]]:
     """Normalise, and assert what holds for every model."""
     content = before.SerializeToString(deterministic=True)
     result = normalise(before)
@@ -43,7 +45,11 @@ RELU6 = "g (float[N,3,4,5] x) => (float[N,3,4,5] y)"
     ("label", "body", "bounds"),
     [
         ("min of relu (Keras)", "c = Constant <value = float {6}> () a = Relu(x) y = Min(a, c)", [0, 6]),
-        ("clip with constants (legacy torch)", "l = Constant <value_float = 0.0> () h = Constant <value_float = 6.0> () y = Clip(x, l, h)", [0, 6]),
+        (
+            "clip with constants (legacy torch)",
+            "l = Constant <value_float = 0.0> () h = Constant <value_float = 6.0> () y = Clip(x, l, h)",
+            [0, 6],
+        ),
         ("clip with a minimum", "l = Constant <value = float {0}> () y = Clip(x, l)", [0]),
         ("clip with an empty maximum", "l = Constant <value = float {0}> () y = Clip(x, l, )", [0]),
     ],
@@ -142,7 +148,9 @@ WEIGHTS = {
 def old_model(opset: int) -> onnx.ModelProto:
     text, more = OLD, {}
     if opset >= 11:
-        text = text.replace("Clip <min = 0.0, max = 6.0> (n)", "Clip(n, low, high)").replace("Pad <pads = [0,0,0,0], value = 0.0> (h)", "Pad(h, none)")
+        text = text.replace("Clip <min = 0.0, max = 6.0> (n)", "Clip(n, low, high)").replace(
+            "Pad <pads = [0,0,0,0], value = 0.0> (h)", "Pad(h, none)"
+        )
         more = {"low": np.float32(0), "high": np.float32(6), "none": np.zeros(4, np.int64)}
     return parse(text, opset=opset, **WEIGHTS, **more)
 
@@ -159,7 +167,10 @@ def test_old_opsets_are_raised(opset):
 
 
 def test_an_opset_that_cannot_be_raised_is_an_error():
-    model = parse("g (float[N] x) => (float[N] y) { y = Upsample <mode = \"nearest\", height_scale = 2.0, width_scale = 2.0> (x) }", opset=1)
+    model = parse(
+        'g (float[N] x) => (float[N] y) { y = Upsample <mode = "nearest", height_scale = 2.0, width_scale = 2.0> (x) }',
+        opset=1,
+    )
     with pytest.raises(ModelError, match=r"opset 1 could not be raised to 13.*export the model with opset 13"):
         normalise(model)
 
@@ -184,7 +195,10 @@ def test_what_is_said_about_the_model_stays(opset):
         entry = model.metadata_props.add()
         entry.key, entry.value = key, f"the {key}"
     after, _ = normalised(model)
-    assert {entry.key: entry.value for entry in after.metadata_props} == {"author": "the author", "licence": "the licence"}
+    assert {entry.key: entry.value for entry in after.metadata_props} == {
+        "author": "the author",
+        "licence": "the licence",
+    }
     assert (after.doc_string, after.domain, after.model_version) == ("a model", "org.example", 7)
     assert (after.producer_name, after.producer_version) == ("an exporter", "1.2")
     assert (after.graph.name, after.graph.doc_string) == ("g", "a graph")
@@ -196,7 +210,7 @@ def test_what_is_said_about_the_model_stays(opset):
 
 def test_nodes_get_names_of_their_own():
     model = parse("""g (float[N] x) => (float[N] y) {
-        a = Relu(x) b = Relu(a) c = Neg(b) d = Neg(c) y = Relu(d) }""")
+        a = Sin(x) b = Cos(a) c = Neg(b) d = Abs(c) y = Tan(d) }""")
     for node, name in zip(model.graph.node, ["act", "act", "", "", "act"], strict=True):
         node.name = name
     after, _ = normalised(model)
@@ -233,9 +247,16 @@ def test_an_input_that_is_an_output_and_a_constant_that_is_one():
 
 
 def test_dynamic_axes_keep_their_names():
-    model = parse("g (float[batch,3,height,width] x) => (float[batch,3,height,width] y) { a = Identity(x) y = Relu(a) }")
+    model = parse(
+        "g (float[batch,3,height,width] x) => (float[batch,3,height,width] y) { a = Identity(x) y = Relu(a) }"
+    )
     after, _ = normalised(model)
-    assert [dim.dim_param or dim.dim_value for dim in after.graph.input[0].type.tensor_type.shape.dim] == ["batch", 3, "height", "width"]
+    assert [dim.dim_param or dim.dim_value for dim in after.graph.input[0].type.tensor_type.shape.dim] == [
+        "batch",
+        3,
+        "height",
+        "width",
+    ]
 
 
 def test_the_default_domain_has_one_spelling():
@@ -248,7 +269,10 @@ def test_the_default_domain_has_one_spelling():
 
 
 def test_other_domains_stay_as_they_are():
-    model = parse("g (float[N] x) => (float[N] y) { a = Identity(x) b = com.example.Fancy <k = 3> (a) y = Relu(b) }", domains='"com.example" : 2')
+    model = parse(
+        "g (float[N] x) => (float[N] y) { a = Identity(x) b = com.example.Fancy <k = 3> (a) y = Relu(b) }",
+        domains='"com.example" : 2',
+    )
     after = normalise(model).model
     assert ops(after) == ["Fancy", "Relu"]
     assert after.graph.node[0].domain == "com.example"
@@ -293,18 +317,27 @@ def test_shipped_networks(name, size):
 
 
 def test_training_mode_is_refused_through_normalise():
-    model = parse("g (float[N,2] x) => (float[N,2] y) { y, p, q = BatchNormalization <training_mode = 1> (x, s, s, s, s) }", s=np.ones(2, np.float32))
+    model = parse(
+        "g (float[N,2] x) => (float[N,2] y) { y, p, q = BatchNormalization <training_mode = 1> (x, s, s, s, s) }",
+        s=np.ones(2, np.float32),
+    )
     with pytest.raises(ModelError, match="evaluation mode"):
         normalise(model)
 
 
-def test_infer_shapes_gives_the_model_back_where_inference_gives_up():
-    model = parse("g (float[2,3] x) => (float[7] y) { y = Relu(x) }")
+def test_infer_shapes_gives_the_model_back_where_inference_gives_up(monkeypatch):
+    def give_up(*_, **__):
+        raise onnx.shape_inference.InferenceError("cannot")
+
+    monkeypatch.setattr(onnx.shape_inference, "infer_shapes", give_up)
+    model = parse("g (float[2,3] x) => (float[2,3] y) { y = Relu(x) }")
     assert infer_shapes(model) is model
 
 
 def test_value_info_of_a_removed_tensor_does_not_confuse_later_rounds():
-    model = infer_shapes(parse("g (float[N,3] x) => (float[N,3] y) { a = Relu(x) b = Identity(a) c = Identity(b) y = Neg(c) }"))
+    model = infer_shapes(
+        parse("g (float[N,3] x) => (float[N,3] y) { a = Relu(x) b = Identity(a) c = Identity(b) y = Neg(c) }")
+    )
     after, _ = normalised(model, {"x": numbers(2, 3)})
     assert ops(after) == ["Relu", "Neg"]
     assert run(after, {"x": numbers(2, 3)})["y"].shape == (2, 3)

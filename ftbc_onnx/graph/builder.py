@@ -201,8 +201,6 @@ class GraphBuilder:
         model.ir_version = helper.find_min_ir_version_for(imports)
         return model
 
-
-
     def extend(self, model: onnx.ModelProto, outputs: Iterable[onnx.ValueInfoProto]) -> onnx.ModelProto:
         """A copy of the model given to `on`, with what was built behind it and more outputs."""
         copy = onnx.ModelProto()

@@ -26,13 +26,16 @@ _ON_AXIS_1 = {
 _ELEMENTWISE = {"Add", "Sub", "Mul", "Div", "Max", "Min", "Pow", "Sum", "Mean", "Where", "PRelu", "Expand", "Tile"}
 _DEPTH = 200
 
+Known = dict[str, int | None]
+"""Tensors followed so far, in one search."""
+
 
 def channel_axis(view: GraphView, tensor: str) -> int | None:
     """Channel axis of `tensor`: derived, else 1 (or the last axis of a tensor with three axes); None: rank unknown."""
     shape = view.shape(tensor)
     if shape is None or not shape:
         return None
-    found = _derive(view, tensor, _DEPTH)
+    found = _derive(view, tensor, _DEPTH, {})
     if found is not None and 0 <= found < len(shape):
         return found
     if len(shape) == 1:
@@ -40,8 +43,14 @@ def channel_axis(view: GraphView, tensor: str) -> int | None:
     return 2 if len(shape) == 3 else 1
 
 
-def _derive(view: GraphView, tensor: str, depth: int) -> int | None:
-    """Follow producers back to the layer that made the channels."""
+def _derive(view: GraphView, tensor: str, depth: int, known: Known) -> int | None:
+    """Follow producers back to the layer that made the channels, each tensor once."""
+    if tensor not in known:
+        known[tensor] = _derive_anew(view, tensor, depth, known)
+    return known[tensor]
+
+
+def _derive_anew(view: GraphView, tensor: str, depth: int, known: Known) -> int | None:
     node, shape = view.producers.get(tensor), view.shape(tensor)
     if node is None or shape is None or depth == 0:
         return None
@@ -55,8 +64,8 @@ def _derive(view: GraphView, tensor: str, depth: int) -> int | None:
             return rank - 1
         return rank - 2 if rank > 1 and view.constant(node.input[0]) is not None else None
     if op in _ELEMENTWISE:
-        return _from_operands(view, node, rank, depth)
-    before = _derive(view, node.input[0], depth - 1) if node.input else None
+        return _from_operands(view, node, rank, depth, known)
+    before = _derive(view, node.input[0], depth - 1, known) if node.input else None
     source = view.shape(node.input[0]) if node.input else None
     if before is None or source is None:
         return None
@@ -71,11 +80,11 @@ def _derive(view: GraphView, tensor: str, depth: int) -> int | None:
     return before
 
 
-def _from_operands(view: GraphView, node: onnx.NodeProto, rank: int, depth: int) -> int | None:
+def _from_operands(view: GraphView, node: onnx.NodeProto, rank: int, depth: int, known: Known) -> int | None:
     """Of the first operand that knows its channels, axes counted from the right as broadcasting does."""
     for name in node.input:
         shape = view.shape(name)
-        axis = None if view.constant(name) is not None else _derive(view, name, depth - 1)
+        axis = None if view.constant(name) is not None else _derive(view, name, depth - 1, known)
         if axis is not None and shape is not None:
             return axis + rank - len(shape)
     for name in node.input:
@@ -90,7 +99,9 @@ def _through_reshape(source: Sequence[object], target: Sequence[object], axis: i
     for position, length in enumerate(target):
         if length != source[axis] or not isinstance(length, int):
             continue
-        if _size(source[axis + 1 :]) == _size(target[position + 1 :]) or _size(source[:axis]) == _size(target[:position]):
+        if _size(source[axis + 1 :]) == _size(target[position + 1 :]) or _size(source[:axis]) == _size(
+            target[:position]
+        ):
             return position
     return None
 

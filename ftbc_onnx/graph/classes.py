@@ -45,16 +45,15 @@ class Linear:
 _FIRST = Linear(inputs=(0,))
 _ANY = Linear()
 
+_AFFINE_IN_FIRST = """
+    AveragePool BatchNormalization Cast CenterCropPad Col2Im Conv ConvTranspose CumSum DepthToSpace Div Dropout Expand
+    Flatten Gather GatherElements GatherND GlobalAveragePool GridSample Pad ReduceMean ReduceSum Reshape Resize
+    ReverseSequence Slice SpaceToDepth Split Squeeze Tile Transpose Trilu Unsqueeze Upsample
+"""
+
 LINEAR: dict[str, Linear] = {
     **dict.fromkeys(("Add", "Concat", "Identity", "Mean", "Neg", "Sub", "Sum"), _ANY),
-    **dict.fromkeys(
-        (
-            "AveragePool BatchNormalization Cast Conv ConvTranspose CenterCropPad Col2Im CumSum DepthToSpace Div Dropout "
-            "Expand Flatten Gather GatherElements GatherND GlobalAveragePool GridSample Pad ReduceMean ReduceSum Reshape "
-            "Resize ReverseSequence Slice SpaceToDepth Split Squeeze Tile Transpose Trilu Unsqueeze Upsample"
-        ).split(),
-        _FIRST,
-    ),
+    **dict.fromkeys(_AFFINE_IN_FIRST.split(), _FIRST),
     "Gemm": Linear(one=(0, 1)),
     "MatMul": Linear(one=(0, 1)),
     "Mul": Linear(one=(0, 1)),
@@ -64,11 +63,11 @@ LINEAR: dict[str, Linear] = {
 SHAPE_ONLY = {"Shape", "Size"}
 """Operators that read no more than the shape of their input."""
 
-
-ACTIVATIONS = set(
-    "Celu Elu Gelu HardSigmoid HardSwish LeakyRelu Mish PRelu Relu Selu Shrink Sigmoid Softplus Softsign Swish Tanh "
-    "ThresholdedRelu".split()
-)
+_ACTIVATIONS = """
+    Celu Elu Gelu HardSigmoid HardSwish LeakyRelu Mish PRelu Relu Selu Shrink Sigmoid Softplus Softsign Swish Tanh
+    ThresholdedRelu
+"""
+ACTIVATIONS = frozenset(_ACTIVATIONS.split())
 """Operators that are activations whatever their operands (Clip, Max and Min are so with some operands)."""
 
 RANDOM = {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
@@ -81,7 +80,9 @@ def classify(view: GraphView, node: onnx.NodeProto, temporal: set[str]) -> NodeC
     if not positions or node.op_type in SHAPE_ONLY:
         return NodeClass.STATIC
     rule = LINEAR.get(node.op_type)
-    floats = all(view.is_float(node.input[i]) for i in positions) and all(view.is_float(name) for name in node.output if name)
+    floats = all(view.is_float(node.input[i]) for i in positions) and all(
+        view.is_float(name) for name in node.output if name
+    )
     if rule is None or not floats or not _keeps_linear(node):
         return NodeClass.RATE_EXACT
     allowed = rule.inputs is None or set(positions) <= set(rule.inputs)
@@ -92,4 +93,6 @@ def classify(view: GraphView, node: onnx.NodeProto, temporal: set[str]) -> NodeC
 def _keeps_linear(node: onnx.NodeProto) -> bool:
     """Attributes that take an operator out of the linear ones."""
     values = attributes(node)
-    return not (node.op_type == "Dropout" and len(node.output) > 1 and bool(node.output[1])) and not values.get("training_mode", 0)
+    return not (node.op_type == "Dropout" and len(node.output) > 1 and bool(node.output[1])) and not values.get(
+        "training_mode", 0
+    )

@@ -1,4 +1,4 @@
-"""The ANN cut into segments wherever a step of the SNN leaves plain ANN arithmetic, so that a step can be run from outside.
+"""The ANN cut into segments wherever a step of the SNN leaves plain ANN arithmetic, to run a step from outside.
 
 A cut is a tensor that one segment computes, that is turned into something else in NumPy, and that later segments read:
 

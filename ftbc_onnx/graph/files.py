@@ -109,9 +109,13 @@ def _check(source: SourceModel) -> None:
     model = source.model
     version = default_opset(model)
     if version < OLDEST:
-        raise ModelError(f"'{source.name}' uses opset {version}: export it with opset {OLDEST} or newer (13 or newer is best)")
+        raise ModelError(
+            f"'{source.name}' uses opset {version}: export it with opset {OLDEST} or newer (13 or newer is best)"
+        )
     if any(entry.key == _MARK for entry in model.metadata_props):
-        raise ModelError(f"'{source.name}' is already a spiking network made by ftbc-onnx: give the ANN it was made from")
+        raise ModelError(
+            f"'{source.name}' is already a spiking network made by ftbc-onnx: give the ANN it was made from"
+        )
     if not model.graph.node:
         raise ModelError(f"'{source.name}' has no nodes: there is nothing to convert")
     if model.ByteSize() >= _PROTOBUF_LIMIT:
@@ -130,33 +134,37 @@ def load_snn(path: str | os.PathLike[str]) -> onnx.ModelProto:
     """
     source = _read(Path(path))
     if not any(entry.key == _MARK for entry in source.model.metadata_props):
-        raise ModelError(f"'{path}' is no spiking network made by ftbc-onnx: convert the ANN first (ftbc-onnx convert {path})")
+        raise ModelError(
+            f"'{path}' is no spiking network made by ftbc-onnx: convert the ANN first (ftbc-onnx convert {path})"
+        )
     return source.model
 
 
 def save(model: onnx.ModelProto, path: Path) -> None:
-    """Write a model: to a temporary file beside `path`, then renamed. Over 2 GB the weights go to ``NAME.data``.
+    """Write a model: to a temporary folder beside `path`, then renamed. Over 2 GB the weights go to ``NAME.data``.
 
     Raises:
         ModelError: the folder is missing or cannot be written to.
     """
     if not path.parent.is_dir():
         raise ModelError(f"the folder '{path.parent}' does not exist: create it, or choose another --output")
-    partial = path.with_name(f".{path.name}.partial")
     try:
-        if model.ByteSize() < _PROTOBUF_LIMIT:
-            partial.write_bytes(model.SerializeToString(deterministic=True))
-        else:
-            location = f"{path.name}.data"
-            (path.parent / location).unlink(missing_ok=True)
-            copy = onnx.ModelProto()
-            copy.CopyFrom(model)
-            onnx.save_model(copy, partial, save_as_external_data=True, location=location)
-        os.replace(partial, path)
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+            partial = Path(folder) / path.name
+            _write(model, partial)
+            for part in sorted(Path(folder).iterdir(), key=lambda p: p == partial):
+                os.replace(part, path.with_name(part.name))  # the weights first, then the model
     except OSError as error:
         raise ModelError(f"'{path}' cannot be written: {error.strerror or error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
+
+
+def _write(model: onnx.ModelProto, path: Path) -> None:
+    if model.ByteSize() < _PROTOBUF_LIMIT:
+        path.write_bytes(model.SerializeToString(deterministic=True))
+        return
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    onnx.save_model(copy, path, save_as_external_data=True, location=f"{path.name}.data")
 
 
 @contextmanager
@@ -167,9 +175,7 @@ def loadable(model: onnx.ModelProto) -> Iterator[bytes | Path]:
         return
     with tempfile.TemporaryDirectory(prefix="ftbc-onnx-") as folder:
         path = Path(folder) / "model.onnx"
-        copy = onnx.ModelProto()
-        copy.CopyFrom(model)
-        onnx.save_model(copy, path, save_as_external_data=True, location="model.onnx.data")
+        _write(model, path)
         yield path
 
 

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import onnx
 import onnx_graphsurgeon as gs
 from onnx import helper, inliner, shape_inference, version_converter
-
 from onnx_graphsurgeon.logger import G_LOGGER
 
 from ftbc_onnx.errors import ModelError
@@ -89,7 +88,8 @@ def _raise_opset(model: onnx.ModelProto, changes: Counter[str]) -> onnx.ModelPro
         raised = version_converter.convert_version(model, FLOOR)
     except Exception as error:  # the converter raises RuntimeError and its own kinds
         raise ModelError(
-            f"opset {version} could not be raised to {FLOOR} ({str(error)[:200]}): export the model with opset {FLOOR} or newer"
+            f"opset {version} could not be raised to {FLOOR} ({str(error)[:200]}): "
+            f"export the model with opset {FLOOR} or newer"
         ) from error
     changes["raise_opset"] = 1
     del raised.metadata_props[:]

@@ -85,7 +85,9 @@ def observe_snn(model: onnx.ModelProto, plan: SpikingPlan) -> onnx.ModelProto:
 
 
 def expose_running_means(model: onnx.ModelProto, readouts: Iterable[Readout]) -> onnx.ModelProto:
-    """A copy of an emitted model that also gives the running mean of every output after each step."""
+    """A copy of an emitted model that also gives the running mean of every output after each step (once)."""
+    there = {value.name for value in model.graph.output}
+    readouts = [readout for readout in readouts if running_mean_name(readout.output) not in there]
     view = GraphView(model)
     builder = GraphBuilder.on(model)
     outputs = []

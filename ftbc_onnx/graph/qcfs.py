@@ -9,8 +9,10 @@ operators with one reader and constant operands, and keep the algebra of what wa
     z = p*x + q,  clipped to [lo, hi] before the rounding;   y = r*floor(z) + w,  floor(z) clipped to [lo', hi']
 
 It is a QCFS if q = 1/2, w = 0, p*r = 1 and the levels left over are 0..L; then theta = r*L. (With Round, q = 0.)
-Of several pairs of ends for which this holds the widest is taken: x/theta before and theta after belong to it, while
-a factor on one side only (a BatchNormalization before it) breaks p*r = 1 and stays outside.
+Of several pairs of ends for which this holds, the one that starts furthest up is taken, and of these the widest:
+x/theta before and theta after belong to it, while a factor on one side only (a BatchNormalization before it) breaks
+p*r = 1 and stays outside. So does a theta that is neither one number nor one per channel: what is left inside then is
+a QCFS with theta = 1.
 """
 
 from __future__ import annotations
@@ -21,7 +23,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx
 
+from ftbc_onnx.graph.channels import channel_axis
 from ftbc_onnx.graph.view import GraphView
+
+Value = np.ndarray | np.float64
 
 _CLOSE = 1e-4
 
@@ -39,12 +44,12 @@ class QcfsMatch:
 
 @dataclass(frozen=True)
 class _Affine:
-    """scale*x + shift, followed by a clip to [low, high]; numbers or per-channel arrays."""
+    """scale*x + shift, followed by a clip to [low, high]; numbers, or arrays that broadcast against x."""
 
-    scale: np.ndarray
-    shift: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
+    scale: Value
+    shift: Value
+    low: Value
+    high: Value
 
 
 _IDENTITY = _Affine(np.float64(1), np.float64(0), np.float64(-np.inf), np.float64(np.inf))
@@ -52,31 +57,51 @@ _IDENTITY = _Affine(np.float64(1), np.float64(0), np.float64(-np.inf), np.float6
 
 def find_qcfs(view: GraphView) -> list[QcfsMatch]:
     """Every QCFS chain of the graph, in the order of its roundings."""
-    found = []
+    found: list[QcfsMatch] = []
+    ends: set[str] = set()
     for node in view.nodes:
         if node.op_type in ("Floor", "Round"):
-            match = _match(view, node)
+            match = _match(view, node, ends)
             if match is not None:
                 found.append(match)
+                ends.add(match.output)
     return found
 
 
-def _match(view: GraphView, rounding: onnx.NodeProto) -> QcfsMatch | None:
+def _match(view: GraphView, rounding: onnx.NodeProto, ends: set[str]) -> QcfsMatch | None:
+    """The QCFS around a rounding, if it is one; it does not reach up into those that end at `ends`."""
     half = 0.5 if rounding.op_type == "Floor" else 0.0
-    widest: QcfsMatch | None = None
-    for above, current, before in _walk_up(view, rounding.input[0]):
+    best: QcfsMatch | None = None
+    for above, current, before in _walk_up(view, rounding.input[0], ends):
+        found: QcfsMatch | None = None
         for below, output, after in _walk_down(view, rounding.output[0]):
             stated = _solve(before, after, half)
-            nodes = (*above, rounding, *below)
-            if stated is not None and (widest is None or len(nodes) > len(widest.nodes)):
-                widest = QcfsMatch(nodes, current, output, *stated)
-    return widest
+            if stated is not None and _one_or_per_channel(view, current, stated[0]):
+                theta = tuple(float(np.float32(value)) for value in stated[0].flat)
+                found = QcfsMatch((*above, rounding, *below), current, output, theta, stated[1])
+        best = found or best
+    return best
 
 
-def _solve(before: _Affine, after: _Affine, half: float) -> tuple[tuple[float, ...], int] | None:
+def _one_or_per_channel(view: GraphView, current: str, theta: np.ndarray) -> bool:
+    """Whether theta, broadcast against the current, is one number or has one per entry of the channel axis."""
+    if theta.size == 1:
+        return True
+    shape, axis = view.shape(current), channel_axis(view, current)
+    if shape is None or axis is None or theta.ndim > len(shape):
+        return False
+    aligned = (1,) * (len(shape) - theta.ndim) + theta.shape
+    return aligned == tuple(shape[axis] if i == axis else 1 for i in range(len(shape)))
+
+
+def _solve(before: _Affine, after: _Affine, half: float) -> tuple[np.ndarray, int] | None:
     """(theta, L) if the two affine maps around a rounding make a QCFS."""
     r = np.asarray(after.scale, dtype=np.float64)
-    if np.any(r <= 0) or not np.allclose(after.shift, 0, atol=_CLOSE) or not np.allclose(before.shift, half, atol=_CLOSE):
+    if (
+        np.any(r <= 0)
+        or not np.allclose(after.shift, 0, atol=_CLOSE)
+        or not np.allclose(before.shift, half, atol=_CLOSE)
+    ):
         return None
     if not np.allclose(before.scale * r, 1, rtol=_CLOSE):
         return None
@@ -87,18 +112,17 @@ def _solve(before: _Affine, after: _Affine, half: float) -> tuple[tuple[float, .
     if not np.all(low == 0) or not np.all(np.isfinite(high)) or np.ptp(high) != 0 or np.max(high) < 1:
         return None
     levels = int(np.max(high))
-    theta = np.ravel(r * levels)
-    return tuple(float(np.float32(value)) for value in theta), levels
+    return np.asarray(r * levels), levels
 
 
-def _walk_up(view: GraphView, tensor: str) -> Iterator[tuple[list[onnx.NodeProto], str, _Affine]]:
+def _walk_up(view: GraphView, tensor: str, ends: set[str]) -> Iterator[tuple[list[onnx.NodeProto], str, _Affine]]:
     """From the rounding's input upwards: (nodes, tensor that enters, what they compute), each a step longer."""
     nodes: list[onnx.NodeProto] = []
     affine = _IDENTITY
     while True:
         yield nodes, tensor, affine
         node = view.producers.get(tensor)
-        if node is None or view.sole_consumer(tensor) is None:
+        if node is None or tensor in ends or view.sole_consumer(tensor) is None:
             return
         step = _as_affine(view, node)
         if step is None:
@@ -143,7 +167,7 @@ def _as_affine(view: GraphView, node: onnx.NodeProto) -> tuple[str, _Affine] | N
         return _as_clip(view, node)
     if node.op_type not in ("Add", "Sub", "Mul", "Div", "Max", "Min") or len(node.input) != 2:
         return None
-    left, right = (_channel_values(view, name) for name in node.input)
+    left, right = (_values(view, name, other) for name, other in zip(node.input, node.input[::-1], strict=True))
     if (left is None) == (right is None):
         return None
     if node.op_type in ("Sub", "Div") and right is None:
@@ -174,10 +198,12 @@ def _as_clip(view: GraphView, node: onnx.NodeProto) -> tuple[str, _Affine] | Non
     return node.input[0], replace(_IDENTITY, low=bounds[0], high=bounds[1])
 
 
-def _channel_values(view: GraphView, name: str) -> np.ndarray | None:
-    """A constant as one number, or as C numbers if at most one of its axes is longer than 1; None otherwise."""
-    value = view.constant(name)
+def _values(view: GraphView, name: str, other: str) -> np.ndarray | None:
+    """A constant as one number, or as an array with one axis longer than 1 that adds none to `other`; else None."""
+    value, shape = view.constant(name), view.shape(other)
     if value is None or value.dtype.kind not in "fiu" or sum(length > 1 for length in value.shape) > 1:
         return None
-    flat = value.astype(np.float64).reshape(-1)
-    return flat[0] if flat.size == 1 else flat
+    if value.ndim > (1 if shape is None else len(shape)):
+        return None
+    exact = value.astype(np.float64)
+    return exact.reshape(()) if exact.size == 1 else exact

@@ -70,6 +70,7 @@ def find_network(model: onnx.ModelProto) -> Network:
             classes[node.name] = NodeClass.SITE
             if site.current in reads and site.name not in sites:
                 sites[site.name] = replace(site, upstream=tuple(s for s in sites if s in upstream))
+                refusals += _refuse_precision(view, site)
             if site.spikes in node.output:
                 temporal.add(site.spikes)
                 sources[site.spikes] = {site.name}
@@ -93,7 +94,7 @@ def _find_sites(view: GraphView) -> list[SpikingSite]:
     taken: set[str] = set()
     for match in find_qcfs(view):
         names = tuple(node.name for node in match.nodes)
-        site = _make_site(view, match.nodes[-1].name, "QCFS", names, match.current, match.output)
+        site = _make_site(view, "QCFS", names, match.current, match.output)
         theta = match.threshold
         if len(theta) not in (1, site.channels):
             continue
@@ -105,7 +106,7 @@ def _find_sites(view: GraphView) -> list[SpikingSite]:
         simple = _as_rectifier(view, node)
         if simple is not None:
             current, ceiling = simple
-            site = _make_site(view, node.name, node.op_type, (node.name,), current, node.output[0])
+            site = _make_site(view, node.op_type, (node.name,), current, node.output[0])
             sites.append(replace(site, ceiling=ceiling))
     return sites
 
@@ -119,8 +120,10 @@ def _as_rectifier(view: GraphView, node: onnx.NodeProto) -> tuple[str, float | N
         return (node.input[0], high) if low == 0 and (high is None or high > 0) else None
     if node.op_type == "Max" and len(node.input) == 2:
         for data, bound in ((0, 1), (1, 0)):
-            value = view.constant(node.input[bound])
-            if value is not None and value.size == 1 and value.dtype.kind == "f" and value.reshape(-1)[0] == 0:
+            value, shape = view.constant(node.input[bound]), view.shape(node.input[data])
+            if value is None or value.ndim > (1 if shape is None else len(shape)):
+                continue
+            if value.size == 1 and value.dtype.kind == "f" and value.reshape(-1)[0] == 0:
                 return node.input[data], None
     return None
 
@@ -137,15 +140,14 @@ def _clip_bounds(view: GraphView, node: onnx.NodeProto) -> tuple[float | None, f
     return bounds[0], bounds[1]
 
 
-def _make_site(
-    view: GraphView, name: str, op_type: str, nodes: tuple[str, ...], current: str, spikes: str
-) -> SpikingSite:
+def _make_site(view: GraphView, op_type: str, nodes: tuple[str, ...], current: str, spikes: str) -> SpikingSite:
     shape = view.shape(spikes) or view.shape(current)
     axis = channel_axis(view, current)
     channels = shape[axis] if shape is not None and axis is not None and axis < len(shape) else None
     if axis == 0 or not isinstance(channels, int) or channels < 1:
         axis, channels = None, 1
-    return SpikingSite(name, op_type, nodes, current, spikes, None if shape is None else len(shape), axis, channels)
+    rank = None if shape is None else len(shape)
+    return SpikingSite(nodes[-1], op_type, nodes, current, spikes, rank, axis, channels)
 
 
 def _refuse(view: GraphView, node: onnx.NodeProto, kind: NodeClass, temporal: Iterable[str]) -> Refusal | None:
@@ -158,15 +160,36 @@ def _refuse(view: GraphView, node: onnx.NodeProto, kind: NodeClass, temporal: It
     if node.domain not in ("", "ai.onnx"):
         return because(f"it is of the domain '{node.domain}', and only standard operators are emitted")
     if op in ACTIVATIONS:
-        return because("this activation has no spiking form yet; only rectifiers (Relu, Clip from 0, Max with 0, QCFS) do")
+        return because(
+            "this activation has no spiking form yet; only rectifiers (Relu, Clip from 0, Max with 0, QCFS) do"
+        )
     if op == "Clip" and kind is not NodeClass.STATIC and view.is_float(node.input[0]):
         low, high = _clip_bounds(view, node)
         return because(f"a Clip to [{low}, {high}] is no rectifier: its minimum would have to be 0")
     if op in ("Max", "Min") and kind is not NodeClass.STATIC and any(view.constant(n) is not None for n in node.input):
         return because("only Max with the number 0 is a rectifier")
-    if kind is not NodeClass.STATIC and op in RANDOM:
+    if kind is not NodeClass.STATIC and (op in RANDOM or (op == "Dropout" and _trains(view, node))):
         return because("its output is random")
     touches = set(node_inputs(node)) & set(temporal)
     if touches and op in CONTROL_FLOW:
         return because(f"control flow that depends on spikes ('{sorted(touches)[0]}') cannot be unrolled")
     return None
+
+
+def _trains(view: GraphView, node: onnx.NodeProto) -> bool:
+    """Whether a Dropout drops, or may."""
+    if len(node.input) < 3 or not node.input[2]:
+        return False
+    training = view.constant(node.input[2])
+    return training is None or bool(training.any())
+
+
+def _refuse_precision(view: GraphView, site: SpikingSite) -> list[Refusal]:
+    """Neurons are float32: half precision flips many spikes."""
+    kind = view.elem_type(site.current)
+    if kind in (0, onnx.TensorProto.FLOAT):
+        return []
+    found = onnx.TensorProto.DataType.Name(kind).lower()
+    return [
+        Refusal(site.name, site.op_type, f"its input is {found}, and neurons are float32: export the model in float32")
+    ]

@@ -124,5 +124,11 @@ class GraphView:
 
     def is_float(self, name: str) -> bool:
         """Whether a tensor holds floating-point numbers (unknown types count as such)."""
-        kinds = (0, onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
+        kinds = (
+            0,
+            onnx.TensorProto.FLOAT,
+            onnx.TensorProto.DOUBLE,
+            onnx.TensorProto.FLOAT16,
+            onnx.TensorProto.BFLOAT16,
+        )
         return self.elem_type(name) in kinds

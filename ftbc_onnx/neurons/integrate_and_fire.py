@@ -25,14 +25,18 @@ class IntegrateAndFire:
         """v[-1] = theta/2, of the threshold's shape."""
         return (threshold * np.float32(0.5),)
 
-    def step(self, current: np.ndarray, state: State, threshold: np.ndarray, bias: np.ndarray) -> tuple[np.ndarray, State]:
+    def step(
+        self, current: np.ndarray, state: State, threshold: np.ndarray, bias: np.ndarray
+    ) -> tuple[np.ndarray, State]:
         """The equations above, in their order."""
         (v,) = state
         u = (v + current) + bias
         s = np.where(u >= threshold, threshold, np.float32(0))
         return s, (u - s,)
 
-    def emit_step(self, sink: Sink, current: str, state: StateNames, threshold: str, bias: str) -> tuple[str, StateNames]:
+    def emit_step(
+        self, sink: Sink, current: str, state: StateNames, threshold: str, bias: str
+    ) -> tuple[str, StateNames]:
         """The same as operators: Add, Add, GreaterOrEqual, Where, Sub."""
         u = sink.op("Add", self.emit_drive(sink, current, state), bias, out="u")
         s = self._emit_spikes(sink, u, threshold, out="spikes")

@@ -29,11 +29,15 @@ class Neuron(Protocol):
         """State before the first step."""
         ...
 
-    def step(self, current: np.ndarray, state: State, threshold: np.ndarray, bias: np.ndarray) -> tuple[np.ndarray, State]:
+    def step(
+        self, current: np.ndarray, state: State, threshold: np.ndarray, bias: np.ndarray
+    ) -> tuple[np.ndarray, State]:
         """One step in NumPy: (spikes, new state)."""
         ...
 
-    def emit_step(self, sink: Sink, current: str, state: StateNames, threshold: str, bias: str) -> tuple[str, StateNames]:
+    def emit_step(
+        self, sink: Sink, current: str, state: StateNames, threshold: str, bias: str
+    ) -> tuple[str, StateNames]:
         """One step as standard operators: names of (spikes, new state)."""
         ...
 

@@ -1,4 +1,5 @@
-"""The calibration rules, by name. A rule is one file; adding one touches that file and `make_rule`."""
+"""The calibration rules, by name. A rule is one file; adding one touches that file, `make_rule`, and `RULES` of
+`ftbc_onnx.config`."""
 
 from __future__ import annotations
 
@@ -7,8 +8,6 @@ from ftbc_onnx.errors import ConfigError
 from ftbc_onnx.rules.paper import PaperRule
 from ftbc_onnx.rules.protocol import CalibrationRule
 from ftbc_onnx.rules.solve import SolveRule
-
-
 
 
 def make_rule(name: str, alpha: float) -> CalibrationRule | None:

@@ -5,9 +5,9 @@ After step t the sum of the mean spikes should be (t+1) * mean(a). The mean spik
     target[t] = clip((t+1) * mean(a) - sum over i < t of mean(s[i]),  0, theta)
     b[t] = the bias with mean(s[t]) = target[t]
 
-is found by bisection of [-theta, theta], `HALVINGS` times, in the graph. So the expected error is zero *after each step*, the
-condition of the paper's theorem, in one pass over one batch. If no bias (b = 0) comes as close, none is taken: a
-channel that is silent in both networks keeps b = 0.
+is found by bisection of [-theta, theta], `HALVINGS` times, in the graph. So the expected error is zero *after each
+step*, the condition of the paper's theorem, in one pass over one batch. If no bias (b = 0) comes as close, none is
+taken: a channel that is silent in both networks keeps b = 0.
 
 Several batches: each is solved on its own, and the biases are averaged, weighted by their samples.
 """

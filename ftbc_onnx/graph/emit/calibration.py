@@ -3,8 +3,8 @@
 At each site and step, with the membrane corrected so far: the rule tries firing with biases of its choice, compares
 mean spikes with the ANN's mean activation over everything but the channel axis, and gives the new bias; the site then
 fires with that bias, so everything downstream and later sees corrected spikes. Old biases are inputs [T, C], new biases
-outputs [T, C]; no activation leaves the runtime. Steps are written in order of time, and within a step in topological
-order; a bias depends on biases upstream and before it only, so this gives what going through the sites one by one gives.
+outputs [T, C]; no activation leaves the runtime. Steps are written in order of time, and within a step in
+topological order; a bias depends on biases upstream and before it only, so this gives what going through the sites one by one gives.
 """
 
 from __future__ import annotations
@@ -100,7 +100,16 @@ def emit_calibration(network: Network, plan: SpikingPlan, rule: Rule) -> onnx.Mo
         with builder.scope(f"{name}/t{t}"):
             drive = neuron.emit_drive(builder, current, states[name])
             probe = Probe(
-                builder, t, activations[name], sent.get(name), theta, old[name][t], site, drive, states[name], plan.neuron
+                builder,
+                t,
+                activations[name],
+                sent.get(name),
+                theta,
+                old[name][t],
+                site,
+                drive,
+                states[name],
+                plan.neuron,
             )
             bias = rule.emit(probe)
             new[name].append(bias)
@@ -115,8 +124,7 @@ def emit_calibration(network: Network, plan: SpikingPlan, rule: Rule) -> onnx.Mo
     for t in range(plan.steps):
         emitter.step(t)
     outputs = [_collect(builder, site, new[site.name], plan.steps) for site in plan.sites]
-    model = builder.to_model("calibration", inputs, outputs, network.view.model.opset_import)
-    return model
+    return builder.to_model("calibration", inputs, outputs, network.view.model.opset_import)
 
 
 def _collect(builder: GraphBuilder, site: SpikingSite, rows: list[str], steps: int) -> onnx.ValueInfoProto:

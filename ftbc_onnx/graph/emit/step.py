@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import onnx
 
 from ftbc_onnx.graph.builder import GraphBuilder
@@ -88,7 +89,9 @@ class StepEmitter:
         if tensor not in self._means:
             total = self.sum(tensor, t)
             with self._builder.scope(f"{tensor}/t{t}"):
-                self._means[tensor] = total if t == 0 else self._builder.op("Div", total, self._number(t + 1), out="mean")
+                self._means[tensor] = (
+                    total if t == 0 else self._builder.op("Div", total, self._number(t + 1, tensor), out="mean")
+                )
         return self._means[tensor]
 
     def sum(self, tensor: str, t: int) -> str:
@@ -108,7 +111,7 @@ class StepEmitter:
             if t == 0:
                 self._totals[tensor] = mean
                 return mean
-            total = self._builder.op("Mul", mean, self._number(t + 1), out="total")
+            total = self._builder.op("Mul", mean, self._number(t + 1, tensor), out="total")
             value = self._builder.op("Sub", total, self._totals[tensor], out="current")
             self._totals[tensor] = total
             return value
@@ -135,8 +138,10 @@ class StepEmitter:
             rename[name] = made[name] if name in self._network.temporal else self._fixed.get(name, name)
         self._fixed.update(self._builder.copy(node, rename, "/fixed"))
 
-    def _number(self, value: int) -> str:
-        return self._builder.constant(float(value))
+    def _number(self, value: int, like: str) -> str:
+        """A constant of the type of a tensor (float32 where it is not known)."""
+        kind = self._network.view.elem_type(like) or onnx.TensorProto.FLOAT
+        return self._builder.constant(np.array(value, dtype=onnx.helper.tensor_dtype_to_np_dtype(kind)))
 
 
 def _shape_readers(network: Network) -> set[str]:
@@ -153,7 +158,7 @@ def _shape_readers(network: Network) -> set[str]:
 
 
 def _accumulated(network: Network) -> list[str]:
-    """Tensors made as currents whose sum is kept at every step: rate-exact nodes read their means, or the readout does."""
+    """Tensors made as currents whose sum is kept at every step: rate-exact nodes or the readout read their means."""
     read: dict[str, None] = {}
     for node in network.view.nodes:
         if network.classes[node.name] is NodeClass.RATE_EXACT:

@@ -135,6 +135,9 @@ def emit_unrolled(network: Network, plan: SpikingPlan) -> Emitted:
         if made != name:
             builder.alias(made, name)
     model = builder.to_model(
-        network.view.graph.name or "snn", network.view.inputs, network.view.graph.output, network.view.model.opset_import
+        network.view.graph.name or "snn",
+        network.view.inputs,
+        network.view.graph.output,
+        network.view.model.opset_import,
     )
     return Emitted(model, tuple(Readout(n, n in network.mean_form, tuple(tensors)) for n, tensors in readout.items()))

@@ -15,7 +15,15 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from ftbc_onnx.errors import ModelError
-from ftbc_onnx.graph.passes.surgery import bypass, constant_value, free_name, new_constant, producer, rank_of, sole_consumer
+from ftbc_onnx.graph.passes.surgery import (
+    bypass,
+    constant_value,
+    free_name,
+    new_constant,
+    producer,
+    rank_of,
+    sole_consumer,
+)
 
 
 def fold_batchnorm(graph: gs.Graph) -> int:
@@ -26,8 +34,8 @@ def fold_batchnorm(graph: gs.Graph) -> int:
             continue
         if node.attrs.get("training_mode", 0) or sum(bool(output.name) for output in node.outputs) > 1:
             raise ModelError(
-                f"BatchNormalization '{node.name}' is in training mode (training_mode=1), so its output depends on the batch: "
-                "export the model in evaluation mode"
+                f"BatchNormalization '{node.name}' is in training mode (training_mode=1), so its output depends on "
+                "the batch: export the model in evaluation mode"
             )
         parameters = [constant_value(tensor) for tensor in node.inputs[1:5]]
         if any(value is None for value in parameters):
@@ -42,7 +50,7 @@ def fold_batchnorm(graph: gs.Graph) -> int:
 
 
 def _fold_backward(graph: gs.Graph, node: gs.Node, g: np.ndarray, h: np.ndarray) -> bool:
-    layer = producer(node.inputs[0])
+    layer, name = producer(node.inputs[0]), node.outputs[0].name
     if layer is None or layer.op not in ("Conv", "ConvTranspose", "Gemm"):
         return False
     if sole_consumer(graph, layer.outputs[0]) is not node:
@@ -55,7 +63,10 @@ def _fold_backward(graph: gs.Graph, node: gs.Node, g: np.ndarray, h: np.ndarray)
     if layer.op == "Gemm":
         alpha, beta = layer.attrs.get("alpha", 1.0), layer.attrs.get("beta", 1.0)
         factor = g[:, None] if layer.attrs.get("transB", 0) else g[None, :]
-        new_weight, new_bias = weight * factor * alpha, np.broadcast_to(bias * beta, g.shape if bias.ndim < 2 else bias.shape) * g + h
+        new_weight, new_bias = (
+            weight * factor * alpha,
+            np.broadcast_to(bias * beta, g.shape if bias.ndim < 2 else bias.shape) * g + h,
+        )
         layer.attrs.update(alpha=1.0, beta=1.0)
     elif layer.op == "Conv":
         new_weight, new_bias = weight * g.reshape(-1, *[1] * (weight.ndim - 1)), bias * g + h
@@ -65,7 +76,6 @@ def _fold_backward(graph: gs.Graph, node: gs.Node, g: np.ndarray, h: np.ndarray)
         blocks = weight.reshape(groups, -1, *weight.shape[1:])
         factor = g.reshape(groups, 1, -1, *[1] * (weight.ndim - 2))
         new_weight, new_bias = (blocks * factor).reshape(weight.shape), bias * g + h
-    name = node.outputs[0].name
     layer.inputs[1] = new_constant(graph, f"{name}/weight", new_weight.astype(weight.dtype))
     new = new_constant(graph, f"{name}/bias", np.ascontiguousarray(new_bias, dtype=weight.dtype))
     if len(layer.inputs) > 2:

@@ -64,7 +64,12 @@ def _evaluate(graph: gs.Graph, node: gs.Node) -> list[np.ndarray] | None:
 
 
 def _constant_node(node: gs.Node) -> list[np.ndarray] | None:
-    for key, dtype in (("value_float", np.float32), ("value_floats", np.float32), ("value_int", np.int64), ("value_ints", np.int64)):
+    for key, dtype in (
+        ("value_float", np.float32),
+        ("value_floats", np.float32),
+        ("value_int", np.int64),
+        ("value_ints", np.int64),
+    ):
         if key in node.attrs:
             return [np.array(node.attrs[key], dtype=dtype)]
     value = node.attrs.get("value")
@@ -83,12 +88,11 @@ def _known_shape_part(node: gs.Node) -> np.ndarray | None:
     others = [constant_value(tensor) for tensor in node.inputs[1:]]
     if dims is None or any(value is None for value, tensor in zip(others, node.inputs[1:], strict=True) if tensor.name):
         return None
-    entries = np.array([int(d) if _number(d) else -1 for d in dims], dtype=np.int64)
+    entries = np.array([d if _number(d) else -1 for d in dims], dtype=np.int64)
     if node.op == "Gather":
         taken = np.asarray(entries[np.asarray(others[0]).astype(np.int64)])
     else:
-        start, end = int(np.ravel(others[0])[0]), int(np.ravel(others[1])[0])
-        step = int(np.ravel(others[3])[0]) if len(others) > 3 and others[3] is not None else 1
+        start, end, _, step = (None if value is None else int(value.flat[0]) for value in (*others, None, None)[:4])
         taken = entries[start:end:step]
     return None if np.any(taken < 0) else taken
 
@@ -108,12 +112,14 @@ def _run(graph: gs.Graph, node: gs.Node) -> list[np.ndarray] | None:
     inputs = [constant_value(tensor) for tensor in node.inputs if tensor.name]
     clone = gs.Node(node.op, name="folded", attrs=dict(node.attrs), inputs=list(node.inputs))
     clone.outputs = [gs.Variable(tensor.name, dtype=tensor.dtype) for tensor in node.outputs]
-    single = gs.Graph(nodes=[clone], outputs=list(clone.outputs), opset=graph.opset, import_domains=graph.import_domains)
+    single = gs.Graph(
+        nodes=[clone], outputs=list(clone.outputs), opset=graph.opset, import_domains=graph.import_domains
+    )
     try:
         model = gs.export_onnx(single, do_type_check=False)
         model.ir_version = min(model.ir_version, onnx.IR_VERSION)
         values = [np.asarray(value) for value in ReferenceEvaluator(model).run(None, {})]
-    except Exception:  # noqa: BLE001 - whatever the reference cannot compute stays in the graph
+    except Exception:  # whatever the reference cannot compute stays in the graph
         return None
     finally:
         clone.inputs.clear()

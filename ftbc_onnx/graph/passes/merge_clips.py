@@ -1,7 +1,7 @@
 """Write a bound from below and a bound from above as one Clip.
 
-Before: Min(Relu(x), c), Relu(Min(x, c)), Min(Max(x, a), c), Max(Min(x, c), a), Clip(Relu(x), ., c), Relu(Clip(x, ., c)),
-with a and c single numbers (ReLU6 as Keras and others export it). After: Clip(x, a, c).
+Before: Min(Relu(x), c), Relu(Min(x, c)), Min(Max(x, a), c), Max(Min(x, c), a), Clip(Relu(x), ., c) or
+Relu(Clip(x, ., c)), with a and c single numbers (ReLU6 as Keras and others export it). After: Clip(x, a, c).
 
 Relu is a bound from below at 0; a Clip may carry either bound. Two bounds on the same side merge too.
 """
@@ -47,13 +47,14 @@ def bounds_of(node: gs.Node) -> Bounds | None:
             return None
         data = _data_input(node)
         constant, value = node.inputs[1 - data], numbers[1 - data]
-        if np.asarray(constant.values).size != 1 or not fits_into(constant, node.inputs[data]):
+        if value is None or np.asarray(constant.values).size != 1 or not fits_into(constant, node.inputs[data]):
             return None
         return (value, np.inf) if node.op == "Max" else (-np.inf, value)
     if node.op == "Clip":
         low = scalar_value(node.inputs[1]) if len(node.inputs) > 1 and node.inputs[1].name else -np.inf
         high = scalar_value(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2].name else np.inf
-        return None if low is None or high is None else (low, high)
+        if low is not None and high is not None:
+            return low, high
     return None
 
 
@@ -71,7 +72,9 @@ def _type_of(*nodes: gs.Node) -> np.dtype | None:
 def _make_clip(graph: gs.Graph, node: gs.Node, dtype: np.dtype, low: float, high: float) -> None:
     x, name = node.inputs[_data_input(node)], node.outputs[0].name
     bounds = [
-        new_constant(graph, f"{name}/{side}", np.array(value, dtype=dtype)) if np.isfinite(value) else gs.Variable.empty()
+        new_constant(graph, f"{name}/{side}", np.array(value, dtype=dtype))
+        if np.isfinite(value)
+        else gs.Variable.empty()
         for side, value in (("min", low), ("max", high))
     ]
     node.op = "Clip"

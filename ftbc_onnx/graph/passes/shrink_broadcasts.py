@@ -4,7 +4,7 @@ Before: z = op(x, t), op elementwise, with t one of these (``torch.maximum(x, ze
 
 1. Expand(c, Shape(x)), c a single number
 2. ConstantOfShape(Shape(x))
-3. a constant with one value throughout, that broadcasts to the shape of x (what becomes of 1 and 2 if x has a known shape)
+3. a constant with one value throughout that broadcasts to the shape of x (what 1 and 2 become if that shape is known)
 
 After: z = op(x, c) with c a single number.
 """

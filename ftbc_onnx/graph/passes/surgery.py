@@ -45,11 +45,13 @@ def rank_of(tensor: gs.Tensor) -> int | None:
 def element_type(tensor: gs.Tensor) -> int | None:
     """ONNX element type, or None if not known (graphsurgeon keeps it as a number where NumPy has no such type)."""
     dtype = tensor.dtype
-    return dtype if dtype is None or isinstance(dtype, int) else int(onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
+    return (
+        dtype if dtype is None or isinstance(dtype, int) else int(onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
+    )
 
 
 def fits_into(constant: gs.Constant, tensor: gs.Tensor) -> bool:
-    """Whether an elementwise operator on both has the shape of `tensor`: broadcasting adds and lengthens no axis of it."""
+    """Whether an elementwise operator on both has the shape of `tensor`: it gets no axis more and none longer."""
     dims, shape = tuple(constant.shape), tensor.shape
     if not dims:
         return True
@@ -108,7 +110,7 @@ def _replace_in_body(body: gs.Graph, old: gs.Tensor, new: gs.Tensor) -> None:
 
 
 def bypass(graph: gs.Graph, node: gs.Node, source: int = 0) -> bool:
-    """Take `node` out: its first output becomes its input number `source`. False if the graph's interface forbids it.
+    """Take `node` out: its first output becomes its input number `source`; False if the graph's interface forbids it.
 
     A graph output keeps its name: the tensor before it takes that name, unless it is an input, a constant or an
     output itself.
