@@ -133,6 +133,8 @@ class SpikingPlan:
             for name in self.thresholds
         )
 
+    __hash__ = None  # type: ignore[assignment]  # it holds arrays
+
     def with_biases(self, biases: Mapping[str, np.ndarray]) -> SpikingPlan:
         """The same plan with other biases, [T, C] per site."""
         return replace(self, biases=biases)

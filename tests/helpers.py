@@ -28,7 +28,7 @@ def parse(
         opset: version of the default domain.
         ir_version: of the file; the oldest that the opset takes if None (4 at least: constants need not be inputs).
         domains: more opset imports, as text: ``"custom" : 1``.
-        constants: more initializers; a double underscore in a name stands for a dot.
+        constants: more initializers.
     """
     version = ir_version or max(
         4, helper.find_min_ir_version_for([helper.make_opsetid("", opset)], ignore_unknown=True)
@@ -36,7 +36,7 @@ def parse(
     more = f", {domains}" if domains else ""
     model = onnx.parser.parse_model(f'<ir_version: {version}, opset_import: ["" : {opset}{more}]>\n{text}')
     for name, value in constants.items():
-        model.graph.initializer.append(numpy_helper.from_array(np.asarray(value), name.replace("__", ".")))
+        model.graph.initializer.append(numpy_helper.from_array(np.asarray(value), name))
     return model
 
 

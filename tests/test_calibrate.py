@@ -71,7 +71,7 @@ def test_progress_counts_samples(plan: SpikingPlan) -> None:
 
 
 def test_biases_that_are_not_finite_are_refused(plan: SpikingPlan) -> None:
-    with pytest.raises(CalibrationError, match="biases of site 'r1' are not finite.*smaller --alpha"):
+    with pytest.raises(CalibrationError, match=r"biases of site 'r1' are not finite.*smaller --alpha"):
         found(plan, inputs(64), 4, PaperRule(3e38))
 
 
@@ -86,10 +86,10 @@ def test_plain_form_tells_the_largest_bias(plan: SpikingPlan) -> None:
 
 @pytest.mark.parametrize("path", [RELU, QCFS], ids=lambda path: path.stem)
 def test_solve_closes_the_gap_on_real_networks(path) -> None:
-    """On the batch of the calibration, the mean gap of every site after the last step is a fraction of what it was.
+    """On the batch of the calibration, the gap of every site but the first is under 1/20 of what it was, at every step.
 
-    It is not zero: a mean is reached only as closely as the neurons of a channel allow, and only by biases within
-    theta; per site it is below 1/40 of theta.
+    At the first site the current is constant and many neurons of a channel have the very same one (the margin of the
+    image is black): they fire together, so a mean is met only as closely as their number allows.
     """
     network = network_of(onnx.load(path))
     source = open_data(digits("calibration", 128), input_specs(network.view.model))
@@ -102,12 +102,13 @@ def test_solve_closes_the_gap_on_real_networks(path) -> None:
         emitted = emit_unrolled(network, judged)
         ann = run_ann(network, "logits", source, batches_of(128), device=CPU)
         evaluation = evaluate(emitted.model, emitted.readouts, judged, source, batches_of(128), device=CPU, ann=ann)
-        return {a.site.name: a.gap / plan.thresholds[a.site.name].mean() for a in evaluation.activity}
+        return {activity.site.name: activity.gap for activity in evaluation.activity}
 
     before, after = gaps(plan), gaps(plan.with_biases(result.biases))
-    for name in before:
-        assert np.all(after[name][-2:] < 0.34 * before[name][-2:])
-        assert np.all(after[name][-2:] < 1 / 40)
+    first, *others = (site.name for site in plan.sites)
+    assert after[first].mean() < 0.5 * before[first].mean()
+    for name in others:
+        assert np.all(after[name] < before[name] / 20)
 
 
 def test_a_network_without_channels_is_calibrated_as_one(plan: SpikingPlan) -> None:

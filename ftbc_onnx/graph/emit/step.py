@@ -13,7 +13,7 @@ step by name.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import onnx
@@ -21,7 +21,7 @@ import onnx
 from ftbc_onnx.graph.builder import GraphBuilder
 from ftbc_onnx.graph.classes import SHAPE_ONLY, NodeClass
 from ftbc_onnx.graph.sites import Network
-from ftbc_onnx.graph.view import node_inputs
+from ftbc_onnx.graph.view import node_inputs, subgraphs
 from ftbc_onnx.plan import SpikingSite
 
 Fire = Callable[[SpikingSite, int, str], str]
@@ -136,12 +136,25 @@ class StepEmitter:
         for name in node_inputs(node):
             made = self._means if name in self._network.mean_form else self._currents
             rename[name] = made[name] if name in self._network.temporal else self._fixed.get(name, name)
-        self._fixed.update(self._builder.copy(node, rename, "/fixed"))
+        clone = onnx.NodeProto()
+        clone.CopyFrom(node)
+        _rename_captured(clone, rename)
+        self._fixed.update(self._builder.copy(clone, rename, "/fixed"))
 
     def _number(self, value: int, like: str) -> str:
         """A constant of the type of a tensor (float32 where it is not known)."""
         kind = self._network.view.elem_type(like) or onnx.TensorProto.FLOAT
         return self._builder.constant(np.array(value, dtype=onnx.helper.tensor_dtype_to_np_dtype(kind)))
+
+
+def _rename_captured(node: onnx.NodeProto, rename: Mapping[str, str]) -> None:
+    """Let the bodies of an If, Loop or Scan read the tensors around them by their new names."""
+    for body in subgraphs(node):
+        for inner in body.node:
+            inner.input[:] = [rename.get(name, name) for name in inner.input]
+            _rename_captured(inner, rename)
+        for value in body.output:
+            value.name = rename.get(value.name, value.name)
 
 
 def _shape_readers(network: Network) -> set[str]:
