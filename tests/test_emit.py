@@ -251,7 +251,7 @@ NETS: dict[str, tuple[str, str, str]] = {
     ),
 }
 MORE = {"four_i": np.array([4]), "one": np.float32(1), "i1_": np.int64(2)}
-WATCHED = [name for name in NETS if name != "double precision at the end"]
+WATCHED = list(NETS)
 """Nets whose outputs can be watched after every step."""
 
 

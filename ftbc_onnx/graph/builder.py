@@ -27,6 +27,7 @@ class GraphBuilder:
         self._initializers: dict[str, onnx.TensorProto] = {}
         self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
         self._names: set[str] = set()
+        self._node_names: set[str] = set()
         self._scope = ""
 
     @classmethod
@@ -36,7 +37,8 @@ class GraphBuilder:
         builder = cls(opset)
         graph = model.graph
         builder._names.update(value.name for value in [*graph.input, *graph.initializer])
-        builder._names.update(name for node in graph.node for name in [node.name, *node.output])
+        builder._names.update(name for node in graph.node for name in node.output)
+        builder._node_names.update(node.name for node in graph.node)
         return builder
 
     # names
@@ -59,12 +61,10 @@ class GraphBuilder:
 
     def unique(self, name: str) -> str:
         """`name`, or with a number behind it if it is taken; claims it."""
-        candidate, count = name, 1
-        while candidate in self._names:
-            count += 1
-            candidate = f"{name}_{count}"
-        self._names.add(candidate)
-        return candidate
+        return _claim(name, self._names)
+
+    def _node_name(self, name: str) -> str:
+        return _claim(name, self._node_names)
 
     # nodes
 
@@ -75,7 +75,7 @@ class GraphBuilder:
     def ops(self, op_type: str, inputs: Iterable[str], outs: Iterable[str], **attrs: Any) -> list[str]:
         """Append a node of the default domain with several outputs; returns their names."""
         names = [self.unique(self._scope + out) for out in outs]
-        self._nodes.append(helper.make_node(op_type, list(inputs), names, name=f"{names[0]}", **attrs))
+        self._nodes.append(helper.make_node(op_type, list(inputs), names, name=self._node_name(names[0]), **attrs))
         return names
 
     def copy(self, node: onnx.NodeProto, rename: Mapping[str, str], suffix: str) -> dict[str, str]:
@@ -87,19 +87,20 @@ class GraphBuilder:
             clone.input[position] = rename.get(name, name)
         for position, name in enumerate(node.output):
             clone.output[position] = outputs.get(name, name)
-        clone.name = (node.name or node.op_type) + suffix
+        clone.name = self._node_name((node.name or node.op_type) + suffix)
         self._nodes.append(clone)
         return outputs
 
     def keep(self, node: onnx.NodeProto) -> None:
         """Append a source node as it is; its output names must be free."""
         self.reserve(name for name in node.output if name)
+        self._node_names.add(node.name)
         self._nodes.append(node)
 
     def alias(self, x: str, name: str) -> None:
         """Make tensor `x` available under a name that is fixed from outside (a graph output)."""
         self.reserve([name])
-        self._nodes.append(helper.make_node("Identity", [x], [name], name=f"{name}/identity"))
+        self._nodes.append(helper.make_node("Identity", [x], [name], name=self._node_name(f"{name}/identity")))
 
     # constants
 
@@ -158,7 +159,7 @@ class GraphBuilder:
         turn, go, goes_on = (self.unique(f"{self._scope}{name}") for name in ("turn", "go", "goes_on"))
         inside = [self.unique(f"{name}/inside") for name in carried]
         results = list(body(inside))
-        self._nodes.append(helper.make_node("Identity", [go], [goes_on], name=goes_on))
+        self._nodes.append(helper.make_node("Identity", [go], [goes_on], name=self._node_name(goes_on)))
         kind = onnx.TensorProto.FLOAT
         graph = helper.make_graph(
             self._nodes,
@@ -209,3 +210,13 @@ class GraphBuilder:
         copy.graph.initializer.extend(self._initializers.values())
         copy.graph.output.extend(outputs)
         return copy
+
+
+def _claim(name: str, taken: set[str]) -> str:
+    """`name`, or with a number behind it if it is taken; adds it to what is taken."""
+    candidate, count = name, 1
+    while candidate in taken:
+        count += 1
+        candidate = f"{name}_{count}"
+    taken.add(candidate)
+    return candidate

@@ -97,7 +97,8 @@ def expose_running_means(model: onnx.ModelProto, readouts: Iterable[Readout]) ->
         for t, tensor in enumerate(readout.tensors):
             mean = tensor
             if not readout.is_mean and t > 0:
-                mean = builder.op("Div", tensor, builder.constant(float(t + 1)))
+                kind = onnx.helper.tensor_dtype_to_np_dtype(view.elem_type(readout.output))
+                mean = builder.op("Div", tensor, builder.constant(np.array(t + 1, dtype=kind)))
             rows.append(builder.op("Unsqueeze", mean, axis))
         name = builder.op("Concat", *rows, out=running_mean_name(readout.output), axis=0)
         shape = view.shape(readout.output)

@@ -4,7 +4,8 @@ At each site and step, with the membrane corrected so far: the rule tries firing
 mean spikes with the ANN's mean activation over everything but the channel axis, and gives the new bias; the site then
 fires with that bias, so everything downstream and later sees corrected spikes. Old biases are inputs [T, C], new biases
 outputs [T, C]; no activation leaves the runtime. Steps are written in order of time, and within a step in
-topological order; a bias depends on biases upstream and before it only, so this gives what going through the sites one by one gives.
+topological order; a bias depends on biases upstream and before it only, so this gives what going through the sites
+one by one gives.
 """
 
 from __future__ import annotations
