@@ -70,9 +70,9 @@ class ConversionResult:
         Raises:
             ModelError: the path is the ANN's own, or cannot be written.
         """
-        beside = self.source.path or Path(f"{self.source.name}.onnx")
+        beside = self.source.path or Path(f"{Path(self.source.name).name}.onnx")
         target = default_output(beside, self.plan.steps) if path is None else Path(path)
-        if self.source.path is not None and target.exists() and target.samefile(self.source.path):
+        if self.source.path is not None and beside.exists() and target.exists() and target.samefile(beside):
             raise ModelError(f"'{target}' is the input itself: choose another --output")
         save(self.model, target)
         return target
@@ -130,6 +130,7 @@ def convert(
         config,
         device,
         calibration,
+        data is None and config.random_data,
         None
         if eval_data is None
         else open_data(eval_data, input_specs(source.model), preprocessing, purpose="evaluation"),
@@ -171,6 +172,7 @@ class _Job:
     config: ConvertConfig
     device: Device
     calibration: DataSource | None
+    random: bool
     judged: DataSource | None
     label_offset: int
     progress: Progress
@@ -337,7 +339,7 @@ def _record(job: _Job, plan: SpikingPlan, emitted: Emitted, calibrated: Calibrat
         "samples": 0 if calibrated is None else calibrated.samples,
         "data": "none" if data is None else data.description,
         "data_digest": "" if data is None else data.digest(),
-        "random_data": job.config.random_data and data is not None and data.description.startswith("random"),
+        "random_data": job.random,
         "preprocessing": {} if data is None else data.preprocessing.as_dict(),
     }
 

@@ -525,7 +525,11 @@ def test_layer_normalization_is_rate_exact():
 
 
 def test_max_pooling_of_spikes_is_stated_by_hand():
-    text = "g (float[N,1,2,2] x) => (float[N,1,1,1] y) { r = Relu(x) y = MaxPool <kernel_shape = [2,2]> (r) }"
+    # the Relu is read twice, so the pool cannot be put before it
+    text = (
+        "g (float[N,1,2,2] x) => (float[N,1,1,1] y, float[N,1,2,2] z) "
+        "{ r = Relu(x) y = MaxPool <kernel_shape = [2,2]> (r) z = Neg(r) }"
+    )
     network = find_network(normalise(parse(text)).model)
     # currents 0.5, 0.3, 0.9, -1 at theta = 1, v = 0.5: spikes at steps (0, 2), (1,), (0, 1, 2), ()
     emitted = emit_unrolled(network, make_plan(network, 3))

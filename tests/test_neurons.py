@@ -137,5 +137,5 @@ class TestIntegrateAndFire:
 
 
 def test_unknown_neuron_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match="unknown neuron 'lif': choose one of if"):
+    with pytest.raises(ConfigError, match=f"unknown neuron 'lif': choose one of {', '.join(sorted(NEURONS))}"):
         get_neuron("lif")

@@ -21,6 +21,7 @@ from ftbc_onnx.graph.passes import (
     fold_batchnorm,
     fold_constants,
     merge_clips,
+    pool_first,
     shrink_broadcasts,
 )
 
@@ -61,7 +62,15 @@ def named(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def test_every_pass_is_tested_here():
-    assert (drop_noops, fold_constants, constant_shapes, shrink_broadcasts, merge_clips, fold_batchnorm) == PASSES
+    assert (
+        drop_noops,
+        fold_constants,
+        constant_shapes,
+        shrink_broadcasts,
+        merge_clips,
+        fold_batchnorm,
+        pool_first,
+    ) == PASSES
 
 
 # drop_noops
@@ -892,6 +901,83 @@ def test_fold_batchnorm_refuses_training_below_opset_14():
     model = parse(f"{IN} {{ y, p, q, r, s = BatchNormalization(x, g, h, m, v) }}", opset=13, **norm(3))
     with pytest.raises(ModelError, match="training"):
         apply(fold_batchnorm, model)
+
+
+# pool_first
+
+
+POOLED = "g (float[N,3,4,5] x) => (float[N,3,2,2] y)"
+POOL = "MaxPool <kernel_shape = [2, 2], strides = [2, 2]>"
+
+
+@cases(
+    ("1-relu", f"{POOLED} {{ a = Relu(x) y = {POOL} (a) }}", 1, ["MaxPool", "Relu"]),
+    (
+        "1-clip",
+        f"{POOLED} <float l = {{0}}, float h = {{1}}> {{ a = Clip(x, l, h) y = {POOL} (a) }}",
+        1,
+        ["MaxPool", "Clip"],
+    ),
+    ("1-max-with-0", f"{POOLED} <float z = {{0}}> {{ a = Max(z, x) y = {POOL} (a) }}", 1, ["MaxPool", "Max"]),
+    ("1-min", f"{POOLED} <float o = {{1}}> {{ a = Min(x, o) y = {POOL} (a) }}", 1, ["MaxPool", "Min"]),
+    (
+        "1-padding",
+        "g (float[N,3,4,5] x) => (float[N,3,4,5] y) "
+        "{ a = Relu(x) y = MaxPool <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (a) }",
+        1,
+        ["MaxPool", "Relu"],
+    ),
+    (
+        "1-global",
+        "g (float[N,3,4,5] x) => (float[N,3,1,1] y) { a = Relu(x) y = GlobalMaxPool(a) }",
+        1,
+        ["GlobalMaxPool", "Relu"],
+    ),
+    (
+        "2-concat",
+        f"g (float[N,3,4,5] x) => (float[N,6,2,2] y) "
+        f"{{ n = Neg(x) a = Relu(x) b = Relu(n) c = Concat <axis = 1> (a, b) y = {POOL} (c) }}",
+        1,
+        ["Neg", "Relu", "Relu", "MaxPool", "MaxPool", "Concat"],
+    ),
+)
+def test_pool_first_applies(case):
+    after = applied(pool_first, case, feeds={"x": numbers(2, 3, 4, 5)})
+    x = {"x": numbers(2, 3, 4, 5, seed=3)}
+    np.testing.assert_array_equal(run(after, x)["y"], run(parse(case.text), x)["y"])  # to the last bit
+
+
+@cases(
+    (
+        "rectifier-read-elsewhere",
+        f"g (float[N,3,4,5] x) => (float[N,3,2,2] y, float[N,3,4,5] a) {{ a = Relu(x) y = {POOL} (a) }}",
+        0,
+        ["Relu", "MaxPool"],
+    ),
+    ("no-rectifier", f"{POOLED} {{ a = Neg(x) y = {POOL} (a) }}", 0, ["Neg", "MaxPool"]),
+    (
+        "indices-read",
+        f"g (float[N,3,4,5] x) => (float[N,3,2,2] y, int64[N,3,2,2] i) {{ a = Relu(x) y, i = {POOL} (a) }}",
+        0,
+        ["Relu", "MaxPool"],
+    ),
+    (
+        "concat-along-another-axis",
+        f"g (float[N,3,4,5] x) => (float[N,3,4,2] y) "
+        f"{{ n = Neg(x) a = Relu(x) b = Relu(n) c = Concat <axis = 2> (a, b) y = {POOL} (c) }}",
+        0,
+        ["Neg", "Relu", "Relu", "Concat", "MaxPool"],
+    ),
+    (
+        "concat-with-something-else",
+        f"g (float[N,3,4,5] x) => (float[N,6,2,2] y) "
+        f"{{ n = Neg(x) a = Relu(x) c = Concat <axis = 1> (a, n) y = {POOL} (c) }}",
+        0,
+        ["Neg", "Relu", "Concat", "MaxPool"],
+    ),
+)
+def test_pool_first_leaves(case):
+    applied(pool_first, case)
 
 
 def test_passes_leave_the_model_they_were_read_from_alone():

@@ -118,6 +118,12 @@ def _check(source: SourceModel) -> None:
         )
     if not model.graph.node:
         raise ModelError(f"'{source.name}' has no nodes: there is nothing to convert")
+    elsewhere = _external_files(model)
+    if elsewhere:
+        raise ModelError(
+            f"'{source.name}' keeps weights in '{elsewhere[0]}', which is not part of what was given: "
+            "give the path of the file, or a model with its weights loaded"
+        )
     if model.ByteSize() >= _PROTOBUF_LIMIT:
         return
     try:

@@ -16,6 +16,7 @@ from ftbc_onnx.graph.passes.drop_noops import drop_noops
 from ftbc_onnx.graph.passes.fold_batchnorm import fold_batchnorm
 from ftbc_onnx.graph.passes.fold_constants import fold_constants
 from ftbc_onnx.graph.passes.merge_clips import merge_clips
+from ftbc_onnx.graph.passes.pool_first import pool_first
 from ftbc_onnx.graph.passes.shrink_broadcasts import shrink_broadcasts
 
 PASSES: tuple[Callable[[gs.Graph], int], ...] = (
@@ -25,4 +26,5 @@ PASSES: tuple[Callable[[gs.Graph], int], ...] = (
     shrink_broadcasts,
     merge_clips,
     fold_batchnorm,
+    pool_first,
 )
