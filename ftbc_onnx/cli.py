@@ -42,6 +42,9 @@ def main() -> None:
     except click.exceptions.Abort:
         _fail("interrupted: nothing was written", 130)
     except click.ClickException as error:
+        if isinstance(error, getattr(click.exceptions, "NoArgsIsHelpError", ())):  # of click 8.2 and newer
+            click.echo(error.format_message(), err=True)
+            sys.exit(ConfigError.exit_code)
         _fail(f"{error.format_message()} (see ftbc-onnx --help)", ConfigError.exit_code)
     except FtbcError as error:
         _fail(str(error), error.exit_code)

@@ -80,7 +80,7 @@ class ConversionResult:
 
 def default_output(path: Path, steps: int) -> Path:
     """Where the spiking network made from the ANN at `path` goes if nobody says where."""
-    return path.with_name(f"{path.stem}.snn_T{steps}.onnx")
+    return path.parent / f"{path.stem}.snn_T{steps}.onnx"
 
 
 def convert(

@@ -5,7 +5,8 @@
     v[t] = u[t] - s[t],      v[-1] = theta/2
 
 One step from rest rounds x to the nearest of -theta, 0, theta: the member K = 1, lo = -K of the family
-One step from rest rounds x to the nearest of -theta, 0, theta: the member K = 1, lo = -K of the family
+k = clip(floor(u/theta), lo, K). It stands behind functions that are no rectifiers, where what travels on has both
+signs.
 """
 
 from __future__ import annotations
