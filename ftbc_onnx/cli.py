@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ftbc_onnx.config import RULES, THRESHOLDS, ConvertConfig
+from ftbc_onnx.config import RULES, SMOOTH, THRESHOLDS, ConvertConfig
 from ftbc_onnx.errors import ConfigError, FtbcError, ModelError
 from ftbc_onnx.evaluate import evaluate_file
 from ftbc_onnx.images import Preprocessing
@@ -64,6 +64,29 @@ def _common(command: F) -> F:
         click.option("-v", "--verbose", is_flag=True, help="More detail."),
         click.option("-q", "--quiet", is_flag=True, help="Errors only on stderr, no progress bars."),
         click.option("--json", "as_json", is_flag=True, help="The whole report as JSON on stdout."),
+    ):
+        command = option(command)
+    return command
+
+
+def _scope_options(command: F) -> F:
+    for option in reversed(
+        (
+            click.option(
+                "--include",
+                multiple=True,
+                help="Convert only what matches: an operator type, or a regex on node names.",
+            ),
+            click.option("--exclude", multiple=True, help="Leave what matches analog (goes before --include)."),
+            click.option("--until", help="Name of a node: behind it the network stays analog, on the mean."),
+            click.option(
+                "--smooth",
+                type=click.Choice(SMOOTH),
+                default="spiking",
+                show_default=True,
+                help="Behind functions that are no rectifiers: neurons of both signs, or their values as they are.",
+            ),
+        )
     ):
         command = option(command)
     return command
@@ -142,6 +165,8 @@ def cli() -> None:
 @click.option(
     "--verify/--no-verify", default=True, show_default=True, help="Compare the result with a NumPy run of its plan."
 )
+@click.option("--strict", is_flag=True, help="Refuse a network with operators that are no spike arithmetic.")
+@_scope_options
 @_data_options
 @_common
 def convert(
@@ -199,8 +224,9 @@ def convert(
 @cli.command()
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("-T", "--steps", type=int, default=8, show_default=True, help="Number of time steps, for the node count.")
+@_scope_options
 @_common
-def inspect(*, model: Path, steps: int, verbose: bool, quiet: bool, as_json: bool) -> None:
+def inspect(*, model: Path, verbose: bool, quiet: bool, as_json: bool, **options: Any) -> None:
     """Show what a conversion of MODEL would do: classes of nodes, sites, refusals (exit code 3 if there are any).
 
     \b
@@ -210,7 +236,7 @@ def inspect(*, model: Path, steps: int, verbose: bool, quiet: bool, as_json: boo
       ftbc-onnx inspect model.onnx --json
     """
     _set_up_logging(verbose, quiet)
-    report = inspect_model(model, ConvertConfig(steps=steps).steps)
+    report = inspect_model(model, ConvertConfig(**options))
     if as_json:
         click.echo(json.dumps(report, indent=1))
     else:

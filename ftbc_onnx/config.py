@@ -10,6 +10,7 @@ from typing import Any
 from ftbc_onnx.errors import ConfigError
 
 THRESHOLDS = ("mse", "percentile", "max")
+SMOOTH = ("spiking", "rate-exact")
 RULES = ("solve", "paper", "none")
 
 
@@ -19,7 +20,13 @@ class ConvertConfig:
 
     Attributes:
         steps: T, the number of time steps.
-        neuron: name of a neuron.
+        neuron: name of a neuron, for the rectifiers.
+        smooth: what stands behind functions that are no rectifiers: ``spiking`` neurons of both signs, or nothing
+            (``rate-exact``: their values travel on as they are).
+        include: regular expressions of activations to convert (operator types or node names); empty: all.
+        exclude: regular expressions of activations to leave analog.
+        until: name of a node behind which the network stays analog, on the mean.
+        strict: refuse a network with operators that are no spike arithmetic.
         threshold: how theta is found for plain rectifiers: ``mse`` (least squared error of a T-level quantiser),
             ``percentile``, or ``max``. A QCFS states its own.
         percentile: for ``percentile``, in (0, 100].
@@ -37,6 +44,11 @@ class ConvertConfig:
 
     steps: int = 8
     neuron: str = "if"
+    smooth: str = "spiking"
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    until: str | None = None
+    strict: bool = False
     threshold: str = "mse"
     percentile: float = 99.9
     per_channel: bool = True
@@ -51,17 +63,21 @@ class ConvertConfig:
     running_mean: bool = False
 
     def __post_init__(self) -> None:
+        for name in ("include", "exclude"):
+            value = getattr(self, name)
+            object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))
         check_positive("T (steps)", self.steps)
         check_positive("calib_samples", self.calib_samples)
         if self.batch_size is not None:
             check_positive("batch_size", self.batch_size)
         _one_of("threshold", self.threshold, THRESHOLDS)
         _one_of("rule", self.rule, RULES)
+        _one_of("smooth", self.smooth, SMOOTH)
         if not _is_number(self.percentile) or not 0 < self.percentile <= 100:
             raise ConfigError(f"percentile is {self.percentile}: it must be above 0 and at most 100")
         if not _is_number(self.alpha) or not 0 < self.alpha < float("inf"):
             raise ConfigError(f"alpha is {self.alpha}: it must be a positive number (0.4 is the published one)")
-        for name in ("per_channel", "random_data", "verify", "running_mean"):
+        for name in ("strict", "per_channel", "random_data", "verify", "running_mean"):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"{name} is {getattr(self, name)!r}: it must be True or False")
 
@@ -82,7 +98,7 @@ class ConvertConfig:
 
     def as_dict(self) -> dict[str, Any]:
         """The options as plain JSON types."""
-        return asdict(self)
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
 
 def check_positive(name: str, value: int) -> None:

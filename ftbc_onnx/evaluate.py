@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ftbc_onnx.batching import Batching, choose_batching, static_batch
-from ftbc_onnx.config import check_positive
+from ftbc_onnx.config import ConvertConfig, check_positive
 from ftbc_onnx.data import DataSource, open_data
 from ftbc_onnx.errors import DataError, ModelError
 from ftbc_onnx.graph.emit.unrolled import Readout
@@ -27,6 +27,7 @@ from ftbc_onnx.graph.observe import (
     running_mean_name,
 )
 from ftbc_onnx.graph.provenance import read_plan, read_record
+from ftbc_onnx.graph.scope import Scope
 from ftbc_onnx.graph.sites import Network, find_network
 from ftbc_onnx.images import Preprocessing
 from ftbc_onnx.plan import SpikingPlan
@@ -217,7 +218,9 @@ def evaluate_file(
             raise ModelError(
                 f"'{model}' was not made from '{ann}' (their digests differ): give the ANN that was converted"
             )
-        network = find_network(normalise(original.model).model)
+        options = ConvertConfig.from_options(json.loads(record["options"]))
+        scope = Scope(options.include, options.exclude, options.until)
+        network = find_network(normalise(original.model).model, scope, options.smooth)
         run = run_ann(network, readouts[0].output, source, batching, device=where, samples=samples)
     result = evaluate(
         snn,

@@ -6,30 +6,38 @@ from typing import Any
 
 import numpy as np
 
+from ftbc_onnx.config import ConvertConfig
 from ftbc_onnx.graph.emit.unrolled import emit_unrolled
 from ftbc_onnx.graph.files import input_specs, load
 from ftbc_onnx.graph.normalise import normalise
+from ftbc_onnx.graph.scope import Scope
 from ftbc_onnx.graph.sites import find_network
 from ftbc_onnx.plan import SpikingPlan
 
 
-def inspect_model(model: Any, steps: int = 8) -> dict[str, Any]:
+def inspect_model(model: Any, config: ConvertConfig | None = None) -> dict[str, Any]:
     """What a conversion would do with a model, as plain JSON types.
 
     Args:
         model: path, bytes or ``onnx.ModelProto``.
-        steps: T, for the node count.
+        config: options: T for the node count, and the scope.
 
     Raises:
         ModelError: the model cannot be read or normalised (refusals do not raise here: they are listed).
     """
+    config = config or ConvertConfig()
     source = load(model)
     normalised = normalise(source.model)
-    network = find_network(normalised.model)
+    scope = Scope(config.include, config.exclude, config.until)
+    network = find_network(normalised.model, scope, config.smooth)
     forms: dict[str, int | None] = {"unrolled": None}
     if network.sites and not network.refusals:
         plan = SpikingPlan(
-            source.digest, network.sites, steps, "if", {s.name: np.ones(s.channels) for s in network.sites}
+            source.digest,
+            network.sites,
+            config.steps,
+            config.neuron,
+            {s.name: np.ones(s.channels) for s in network.sites},
         )
         forms["unrolled"] = len(emit_unrolled(network, plan).model.graph.node)
     return {
@@ -53,11 +61,13 @@ def inspect_model(model: Any, steps: int = 8) -> dict[str, Any]:
                 "ceiling": site.ceiling,
                 "threshold": None if site.threshold is None else list(site.threshold),
                 "levels": site.levels,
+                "signed": site.signed,
                 "upstream": list(site.upstream),
             }
             for site in network.sites
         ],
         "refusals": [{"node": r.node, "op_type": r.op_type, "reason": r.reason} for r in network.refusals],
-        "steps": steps,
+        "analog": [{"node": r.node, "op_type": r.op_type, "reason": r.reason} for r in network.analog],
+        "steps": config.steps,
         "emitted_nodes": forms,
     }

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,13 +23,16 @@ from ftbc_onnx.config import ConvertConfig
 from ftbc_onnx.data import DataSource, open_data, random_source
 from ftbc_onnx.errors import ConfigError, DataError, ModelError
 from ftbc_onnx.evaluate import evaluate, run_ann
+from ftbc_onnx.graph.classes import NodeClass
 from ftbc_onnx.graph.emit.unrolled import Emitted, emit_unrolled
 from ftbc_onnx.graph.files import SourceModel, input_specs, load, save
 from ftbc_onnx.graph.free_batch import free_batch
 from ftbc_onnx.graph.normalise import Normalised, normalise
 from ftbc_onnx.graph.observe import expose_running_means
 from ftbc_onnx.graph.provenance import replace_biases, stamp
+from ftbc_onnx.graph.scope import Scope
 from ftbc_onnx.graph.sites import Network, find_network
+from ftbc_onnx.graph.view import GraphView
 from ftbc_onnx.images import Preprocessing
 from ftbc_onnx.neurons import get_neuron
 from ftbc_onnx.plan import SpikingPlan
@@ -115,11 +118,13 @@ def convert(
     if config is not None and options:
         raise ConfigError(f"option '{next(iter(options))}' is given beside a config: put it into the ConvertConfig")
     config = config or ConvertConfig.from_options(options)
-    get_neuron(config.neuron)
+    if get_neuron(config.neuron).lowest < 0:
+        raise ConfigError(f"neuron '{config.neuron}' sends spikes of both signs: it stands at signed sites only")
     source = load(model)
     normalised = normalise(source.model)
-    network = find_network(normalised.model)
-    refuse(source, network)
+    scope = Scope(config.include, config.exclude, config.until)
+    network = find_network(normalised.model, scope, config.smooth)
+    refuse(source, network, config.strict)
     device = choose_device(config.device)
     calibration = _calibration_data(source, network, config, data, preprocessing)
     job = _Job(
@@ -178,7 +183,7 @@ class _Job:
     progress: Progress
 
 
-def refuse(source: SourceModel, network: Network) -> None:
+def refuse(source: SourceModel, network: Network, strict: bool = False) -> None:
     """Stop before any long work if something cannot be converted.
 
     Raises:
@@ -187,6 +192,10 @@ def refuse(source: SourceModel, network: Network) -> None:
     if network.refusals:
         listed = "; ".join(map(str, network.refusals))
         raise ModelError(f"'{source.name}' cannot be converted, {len(network.refusals)} node(s) refused: {listed}")
+    mixed = [node for node in network.view.nodes if network.classes[node.name] is NodeClass.RATE_EXACT]
+    if strict and mixed:
+        listed = ", ".join(f"{node.op_type} '{node.name}'" for node in mixed)
+        raise ModelError(f"--strict: {len(mixed)} node(s) of '{source.name}' are no spike arithmetic: {listed}")
     if not network.sites:
         raise ModelError(f"'{source.name}' has no activation to convert (Relu, Clip from 0, Max with 0 or QCFS)")
     if not any(name in network.temporal for name in network.view.output_names):
@@ -232,7 +241,7 @@ def _with_free_batch(network: Network, data: DataSource | None) -> Network:
         expected = np.concatenate([np.atleast_1d(half[name]) for half in halves])
         if value.shape != expected.shape or not np.allclose(value, expected, rtol=1e-3, atol=1e-4):
             return network
-    return find_network(freed)
+    return replace(network, view=GraphView(freed))
 
 
 def _calibration_batching(job: _Job, data: DataSource) -> tuple[Batching, int]:
@@ -365,6 +374,12 @@ def _describe(
         "neuron": plan.neuron,
         "opset": job.network.view.opset,
         "normalisation": job.normalised.changes,
+        "rate_exact": [
+            {"node": node.name, "op_type": node.op_type}
+            for node in job.network.view.nodes
+            if job.network.classes[node.name] is NodeClass.RATE_EXACT
+        ],
+        "analog": [{"node": r.node, "op_type": r.op_type, "reason": r.reason} for r in job.network.analog],
         "node_classes": dict(Counter(kind.value for kind in job.network.classes.values())),
         "sites": [
             {
@@ -373,6 +388,7 @@ def _describe(
                 "channels": site.channels,
                 "channel_axis": site.channel_axis,
                 "levels": site.levels,
+                "signed": site.signed,
                 "threshold": [float(plan.thresholds[site.name].min()), float(plan.thresholds[site.name].max())],
                 "dead_channels": int(statistics[site.name].dead.sum()) if site.name in statistics else None,
                 "upstream": list(site.upstream),

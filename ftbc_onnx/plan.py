@@ -20,7 +20,7 @@ class SpikingSite:
 
     Attributes:
         name: unique and readable; every emitted tensor of the site starts with it.
-        op_type: ``Relu``, ``Clip``, ``Max`` or ``QCFS``.
+        op_type: ``Relu``, ``Clip``, ``Max`` or ``QCFS``; of a signed site, the operator before it.
         nodes: names of the nodes that the site stands for (a QCFS chain has several).
         current: tensor that enters (the ANN's pre-activation).
         spikes: tensor that leaves (the ANN's activation; in the SNN the spikes).
@@ -30,6 +30,7 @@ class SpikingSite:
         ceiling: upper bound stated by a Clip; None if there is none.
         threshold: theta stated by a QCFS, one value or C; None: to be estimated.
         levels: L stated by a QCFS.
+        signed: whether spikes of both signs are sent (bipolar neurons, behind a function that is no rectifier).
         upstream: names of the sites whose spikes reach the current through no other site.
     """
 
@@ -44,6 +45,7 @@ class SpikingSite:
     ceiling: float | None = None
     threshold: tuple[float, ...] | None = None
     levels: int | None = None
+    signed: bool = False
     upstream: tuple[str, ...] = ()
 
     @property
@@ -90,7 +92,7 @@ class SpikingPlan:
         source_digest: SHA-256 of the ANN's file or bytes.
         sites: in topological order.
         steps: T, the number of time steps.
-        neuron: a name of `ftbc_onnx.neurons`.
+        neuron: a name of `ftbc_onnx.neurons`, for the rectifiers.
         thresholds: theta per site, [C] float32, positive.
         biases: temporal bias b per site, [T, C] float32, added to the current; absent sites have none (zero).
         readout: ``mean``: the mean over t of the output.
@@ -134,6 +136,10 @@ class SpikingPlan:
         )
 
     __hash__ = None  # type: ignore[assignment]  # it holds arrays
+
+    def neuron_of(self, site: SpikingSite) -> str:
+        """Name of the neuron that stands at a site."""
+        return "bipolar" if site.signed else self.neuron
 
     def with_biases(self, biases: Mapping[str, np.ndarray]) -> SpikingPlan:
         """The same plan with other biases, [T, C] per site."""

@@ -35,6 +35,12 @@ def print_conversion(console: Console, report: Mapping[str, Any], verbose: bool 
         console.print(
             f"{sum(dead.values())} channels in {len(dead)} sites were never active in calibration", highlight=False
         )
+    if report["rate_exact"]:
+        kinds = Counter(node["op_type"] for node in report["rate_exact"])
+        listed = ", ".join(f"{count} {op}" for op, count in kinds.most_common())
+        console.print(f"not spike arithmetic, applied to running means: {listed}", highlight=False)
+    for left in report["analog"]:
+        console.print(f"left analog: {left['op_type']} '{left['node']}' ({left['reason']})", highlight=False)
     checked = report["verification"]
     if checked is not None:
         how = "to the last bit" if checked["bitwise"] else f"within {checked['largest_difference']:.1e}"
@@ -147,6 +153,8 @@ def print_inspection(console: Console, report: Mapping[str, Any], verbose: bool 
         cells = [site["channels"], site["channel_axis"], theta, site["levels"], site["ceiling"]]
         sites.add_row(site["name"], site["op_type"], *("" if cell is None else str(cell) for cell in cells))
     console.print(sites)
+    for left in report["analog"]:
+        console.print(f"left analog: {left['op_type']} '{left['node']}' ({left['reason']})", highlight=False)
     for refusal in report["refusals"]:
         console.print(
             f"[bold red]refused[/] {refusal['op_type']} '{refusal['node']}': {refusal['reason']}", highlight=False

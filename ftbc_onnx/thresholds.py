@@ -9,8 +9,8 @@ channel between 0 and its maximum (`BINS` bins), from which every method is comp
 * ``mse``: theta = the least squared error of the quantiser that T steps with K levels are on a constant input,
   Q(x) = theta/N * clip(floor(x*N/theta + 1/2), 0, N) with N = K*T, over `FRACTIONS` of the maximum.
 
-A Clip's ceiling bounds theta from above. A channel that was never active takes the mean theta of its tensor's active
-channels (1 if there is none) and is counted.
+At a signed site all this is said of the absolute activation. A Clip's ceiling bounds theta from above. A channel that
+was never active takes the mean theta of its tensor's active channels (1 if there is none) and is counted.
 """
 
 from __future__ import annotations
@@ -196,6 +196,7 @@ def _count(a: np.ndarray, site: SpikingSite, maximum: np.ndarray, counts: np.nda
         if site.channel_axis is None
         else np.moveaxis(a, site.channel_axis, 0).reshape(site.channels, -1)
     )
+    rows = np.abs(rows) if site.signed else rows
     positive = rows > 0
     zeros += rows.shape[1] - positive.sum(axis=1)
     scale = np.divide(BINS, maximum, out=np.zeros_like(maximum), where=maximum > 0).astype(np.float32)

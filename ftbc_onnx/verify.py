@@ -50,9 +50,9 @@ class _Simulation:
             (segment, None if segment.model is None else Session(segment.model, optimise=False)) for segment in segments
         ]
         self._values = {name: np.asarray(value) for name, value in feeds.items()}
-        self._neuron = get_neuron(plan.neuron)
         self._theta = {s.name: plan.thresholds[s.name].reshape(s.channel_shape) for s in plan.sites}
-        self._states = {name: self._neuron.initial_state(theta) for name, theta in self._theta.items()}
+        self._neurons = {s.name: get_neuron(plan.neuron_of(s)) for s in plan.sites}
+        self._states = {name: self._neurons[name].initial_state(theta) for name, theta in self._theta.items()}
         self._sums: dict[str, np.ndarray] = {}
         self._totals: dict[str, np.ndarray] = {}
 
@@ -89,7 +89,7 @@ class _Simulation:
 
     def _fire(self, site: SpikingSite, current: np.ndarray, t: int) -> np.ndarray:
         bias = self._plan.biases[site.name][t].reshape(site.channel_shape)
-        spikes, state = self._neuron.step(current, self._states[site.name], self._theta[site.name], bias)
+        spikes, state = self._neurons[site.name].step(current, self._states[site.name], self._theta[site.name], bias)
         self._states[site.name] = state
         return spikes
 

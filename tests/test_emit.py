@@ -266,7 +266,7 @@ def network_of(name: str, opset: int = 17) -> Network:
         )
     model = parse(f"g ({inputs}) => ({outputs}) {{ {body} }}", opset=opset, **WEIGHTS, **MORE)
     assert_valid(normalise(model).model)
-    return find_network(normalise(model).model)
+    return find_network(normalise(model).model, smooth="rate-exact")
 
 
 def feeds_of(name: str, batch: int) -> dict[str, np.ndarray]:
@@ -484,7 +484,9 @@ def test_old_opsets_are_emitted_at_13(opset):
         "g (float[N,3,6,6] x) => (float[N,4,5,5] y) { c = Conv(x, w) r = Relu(c) "
         "y = MaxPool <kernel_shape = [2,2], pads = [1,1,0,0]> (r) }"
     )
-    network = find_network(normalise(parse(text.replace("5,5] y", "4,4] y"), opset=opset, w=WEIGHTS["w"])).model)
+    network = find_network(
+        normalise(parse(text.replace("5,5] y", "4,4] y"), opset=opset, w=WEIGHTS["w"])).model, smooth="rate-exact"
+    )
     model = emit_unrolled(network, plan_of(network)).model
     assert_valid(model)
     assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 13)]
@@ -509,7 +511,8 @@ def test_layer_normalization_is_rate_exact():
                 "l = LayerNormalization(r, row, b8) d = MatMul(l, m8) y = Relu(d) }",
                 **WEIGHTS,
             )
-        ).model
+        ).model,
+        smooth="rate-exact",
     )
     plan = plan_of(network)
     feeds = {"x": numbers(3, 5, 6)}
@@ -530,7 +533,7 @@ def test_max_pooling_of_spikes_is_stated_by_hand():
         "g (float[N,1,2,2] x) => (float[N,1,1,1] y, float[N,1,2,2] z) "
         "{ r = Relu(x) y = MaxPool <kernel_shape = [2,2]> (r) z = Neg(r) }"
     )
-    network = find_network(normalise(parse(text)).model)
+    network = find_network(normalise(parse(text)).model, smooth="rate-exact")
     # currents 0.5, 0.3, 0.9, -1 at theta = 1, v = 0.5: spikes at steps (0, 2), (1,), (0, 1, 2), ()
     emitted = emit_unrolled(network, make_plan(network, 3))
     x = np.array([[[[0.5, 0.25], [0.875, -1]]]], np.float32)
@@ -559,7 +562,7 @@ def laws(steps: int = 6) -> tuple[Network, SpikingPlan, dict[str, np.ndarray]]:
         "k": eighths(8, 5, seed=3),
         "h": eighths(5, 3, seed=4),
     }
-    network = find_network(normalise(parse(text, **constants)).model)
+    network = find_network(normalise(parse(text, **constants)).model, smooth="rate-exact")
     thresholds = {s.name: 2.0 ** (np.arange(s.channels) % 3 - 1) for s in network.sites}
     biases = {s.name: eighths(steps, s.channels, seed=5) for s in network.sites}
     plan = SpikingPlan("", network.sites, steps, "if", thresholds, biases)
@@ -605,7 +608,9 @@ def test_sites_fire_as_the_equations_say_bit_for_bit():
 
 
 def test_it_fires_at_the_threshold_and_not_below():
-    network = find_network(normalise(parse("g (float[N,1] x) => (float[N,1] y) { y = Relu(x) }")).model)
+    network = find_network(
+        normalise(parse("g (float[N,1] x) => (float[N,1] y) { y = Relu(x) }")).model, smooth="rate-exact"
+    )
     model = emit_unrolled(network, make_plan(network, 1)).model
     x = np.array([[0.5], [0.5 - 2.0**-24], [-1], [9]], np.float32)
     np.testing.assert_array_equal(run(model, {"x": x})["y"], [[1], [0], [0], [1]])
@@ -687,7 +692,7 @@ def test_shape_of_spikes_follows_the_input(size):
 
 def test_rate_exact_nodes_in_a_row_are_converted_at_the_ends_only():
     text = "g (float[N,8] x) => (float[N,8] y) { r = Relu(x) a = Exp(r) b = Sqrt(a) c = Neg(b) y = Relu(c) }"
-    network = find_network(normalise(parse(text)).model)
+    network = find_network(normalise(parse(text)).model, smooth="rate-exact")
     made = ops(emit_unrolled(network, make_plan(network, T)).model)
     # r to its mean: a sum and a quotient per step; c to its current: a product and a difference; y to the readout
     assert made.count("Div") == (T - 1) + 1
@@ -728,7 +733,7 @@ def test_names_of_the_source_are_not_confused_with_those_of_the_emission(taken, 
         return
     assert_valid(emitted)
     assert [value.name for value in emitted.graph.output] == [value.name for value in network.view.graph.output]
-    other = find_network(normalise(parse(text, c=numbers(8))).model)
+    other = find_network(normalise(parse(text, c=numbers(8))).model, smooth="rate-exact")
     expected = run(emit_unrolled(other, make_plan(other, 2)).model, feeds)
     for actual, wanted in zip(run(emitted, feeds).values(), expected.values(), strict=True):
         np.testing.assert_array_equal(actual, wanted)

@@ -148,11 +148,12 @@ class TestLabels:
         assert shifted.ann_accuracy == result.ann_accuracy
 
     def test_outputs_that_are_no_scores_have_no_accuracy(self) -> None:
-        """A map of numbers, class numbers, and one number for the batch."""
+        """A map of numbers, class numbers, one number for the batch or for each sample, and truth values."""
         labels = np.zeros(6, np.int64)
         for text in (
             "g (float[N,2,3,3] x) => (float[N,2,3,3] y) { y = Relu(x) }",
             "g (float[N,2,3,3] x) => (int64[N,1,3,3] y) { r = Relu(x)  y = ArgMax<axis=1>(r) }",
+            "g (float[N,2,3,3] x) => (float[N,1] y) { r = Relu(x)  f = Flatten(r)  y = ReduceMax<axes=[1]>(f) }",
             "g (float[N,2,3,3] x) => (float y) { r = Relu(x)  y = ReduceMean<keepdims=0>(r) }",
             "g (float[N,2,3,3] x) => (bool[N,2,3,3] y) <float c = {0.2}> { r = Relu(x)  y = Less(r, c) }",
         ):

@@ -219,6 +219,16 @@ class TestSolve:
                 held += 1
         assert held > 0.6 * possible
 
+    def test_where_many_biases_meet_the_target_the_least_is_found(self) -> None:
+        """Of four neurons one has to fire: any bias between 0.031 and 0.219 does that."""
+        tick = 2.0**-13
+        x = np.array([15 / 32 + 3 * tick, 9 / 32 - 3 * tick, 6 / 32, 2 / 32], np.float32)
+        network = network_of(parse("g (float[N] x) => (float[N] y) { y = Relu(x) }"))
+        plan = plan_of(network, {"y": np.ones(1)}, 1)
+        source = source_of(network.view.model, x=x)
+        result = calibrate(network, plan, SolveRule(), source, batching=batches_of(4), samples=4, device=CPU)
+        np.testing.assert_array_equal(result.biases["y"], [[1 / 32 - 2 * tick]])
+
     def test_dead_channels_keep_no_bias(self) -> None:
         bias = found(SolveRule(), inputs(8), 4)
         np.testing.assert_array_equal(bias["r1"][:, 3], 0)  # silent in both networks

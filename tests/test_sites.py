@@ -283,38 +283,96 @@ def test_tables_name_operators_that_exist():
         "Mish",
     ],
 )
-def test_other_activations_are_refused(op):
+def test_other_activations_are_applied_to_means(op):
     network = network_of(f"r = Relu(x) y = {op}(r)", opset=18)
-    (refusal,) = network.refusals
-    assert (refusal.op_type, refusal.node) == (op, network.view.producers["y"].name)
-    assert "only rectifiers" in refusal.reason
-    assert len(network.sites) == 1
+    assert network.refusals == ()
+    assert kind_of(network, "y") is NodeClass.RATE_EXACT
+    assert [site.op_type for site in network.sites] == ["Relu"]  # nothing reads the output, so no spikes are made of it
 
 
-def test_prelu_is_refused_and_not_taken_for_a_rectifier():
-    (refusal,) = network_of("y = PRelu(x, slopes)").refusals
-    assert refusal.op_type == "PRelu"
-    (refusal,) = network_of("y = PRelu(x, zeros)").refusals
-    assert refusal.op_type == "PRelu"
+@pytest.mark.parametrize("op", ["Sigmoid", "Tanh", "HardSwish", "LeakyRelu", "Softsign"])
+def test_layers_behind_other_activations_read_spikes(op):
+    body = f"c = Conv(x, w) r = Relu(c) a = {op}(r) y = Conv(a, w4)"
+    network = network_of(body)
+    relu, signed = network.sites
+    assert (signed.op_type, signed.signed, signed.upstream) == (op, True, (relu.name,))
+    assert (signed.current, signed.channels, signed.channel_axis) == ("a", 4, 1)
+    assert network.view.producers["y"].input[0] == signed.spikes
+    assert kind_of(network, "y") is NodeClass.LINEAR
+    assert "y" not in network.mean_form
 
 
-def test_gelu_is_refused():
-    (refusal,) = network_of("y = Gelu(x)", opset=20).refusals
-    assert refusal.op_type == "Gelu"
+def test_values_travel_on_where_spikes_are_not_wanted():
+    model = parse(
+        "g (float[N,3,8,8] x) => (float[N,4,4,4] y) { c = Conv(x, w) r = Relu(c) a = Tanh(r) y = Conv(a, w4) }",
+        **WEIGHTS,
+    )
+    network = find_network(normalise(model).model, smooth="rate-exact")
+    assert [site.signed for site in network.sites] == [False]
+    assert "y" in network.mean_form
+
+
+def test_spikes_start_at_an_activation_that_no_spike_reaches():
+    network = network_of("c = Conv(x, w) s = Sigmoid(c) m = Mul(c, s) d = Conv(m, w4) t = Tanh(d) y = Conv(t, w4)")
+    assert [(site.op_type, site.signed) for site in network.sites] == [("Mul", True), ("Tanh", True)]
+    assert kind_of(network, "s") is NodeClass.STATIC
+    assert network.refusals == ()
+
+
+def test_two_readers_of_one_activation_share_its_spikes():
+    network = network_of("r = Relu(x) a = Tanh(r) b = Conv(a, w) c = Conv(a, w) y = Add(b, c)")
+    assert len(network.sites) == 2
+
+
+def test_maxima_are_read_as_they_are():
+    body = "r = Relu(x) n = Neg(r) p = MaxPool <kernel_shape = [2, 2]> (n) y = Conv(p, w)"
+    network = network_of(body)
+    assert [site.signed for site in network.sites] == [False]
+
+
+def test_a_sum_with_a_current_reads_spikes_and_a_sum_of_means_does_not():
+    network = network_of("r = Relu(x) a = Tanh(r) y = Add(a, r)")
+    assert [site.op_type for site in network.sites] == ["Relu", "Tanh"]
+    network = network_of("r = Relu(x) a = Tanh(r) b = Sigmoid(r) y = Add(a, b)")
+    assert [site.op_type for site in network.sites] == ["Relu"]
+    assert "y" in network.mean_form
+
+
+def test_gelu_as_a_chain_of_erf():
+    body = "c = Conv(x, w) r = Relu(c) d = Mul(r, one) e = Erf(d) f = Add(e, one) g = Mul(r, f) y = Conv(g, w4)"
+    network = network_of(body)
+    assert [site.op_type for site in network.sites] == ["Relu", "Mul"]
+
+
+@pytest.mark.parametrize("body", ["y = PRelu(x, slopes)", "y = PRelu(x, zeros)"])
+def test_prelu_is_not_taken_for_a_rectifier(body):
+    network = network_of(body)
+    assert (network.sites, network.refusals) == ((), ())
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "q = Neg(r) y = Clip(q, one, six)",
+        "q = Neg(r) y = Clip(q, minus, six)",
+        "q = Neg(r) y = Clip(q, , six)",
+        "q = Neg(r) y = Clip(q, zero, zero)",
+        "q = Neg(r) y = Max(q, one)",
+        "q = Neg(r) y = Max(q, slopes)",
+        "q = Neg(r) y = Min(q, zero)",
+        "q = Neg(r) y = Max(q, zero, r)",
+    ],
+)
+def test_bounds_that_are_no_rectifiers_are_applied_to_means(body):
+    network = network_of(f"k = Neg(x) r = Relu(k) {body}")
+    assert network.refusals == ()
+    assert [site.op_type for site in network.sites] == ["Relu"]
+    assert kind_of(network, "y") is NodeClass.RATE_EXACT
 
 
 @pytest.mark.parametrize(
     ("body", "words"),
     [
-        ("q = Neg(r) y = Clip(q, one, six)", "Clip to [1.0, 6.0] is no rectifier"),
-        ("q = Neg(r) y = Clip(q, minus, six)", "Clip to [-1.0, 6.0] is no rectifier"),
-        ("q = Neg(r) y = Clip(q, , six)", "Clip to [None, 6.0] is no rectifier"),
-        ("q = Neg(r) y = Clip(q, zero, zero)", "Clip to [0.0, 0.0] is no rectifier"),
-        ("q = Neg(r) y = Clip(q, zero, top)", "is no rectifier"),
-        ("q = Neg(r) y = Max(q, one)", "only Max with the number 0"),
-        ("q = Neg(r) y = Max(q, slopes)", "only Max with the number 0"),
-        ("q = Neg(r) y = Min(q, zero)", "only Max with the number 0"),
-        ("q = Neg(r) y = Max(q, zero, r)", "only Max with the number 0"),
         ("y = Bernoulli(r)", "its output is random"),
         ("y = RandomNormalLike(r)", "its output is random"),
         ("i = Flatten(r) y = Multinomial(i)", "its output is random"),
@@ -340,7 +398,7 @@ def test_rectifier_with_a_constant_that_adds_an_axis_is_no_site():
     )
     network = find_network(normalise(model).model)
     assert [site.op_type for site in network.sites] == ["Relu"]
-    assert [refusal.op_type for refusal in network.refusals] == ["Max"]
+    assert kind_of(network, "y") is NodeClass.RATE_EXACT
 
 
 @pytest.mark.parametrize("kind", ["double", "float16"])
@@ -392,8 +450,8 @@ def test_what_no_spike_reaches_is_not_refused_for_being_other_than_a_rectifier()
 
 
 def test_every_refusal_is_listed_and_nothing_is_emitted():
-    network = network_of("r = Relu(x) a = Sigmoid(r) b = Tanh(x) c = Bernoulli(a) y = Add(b, c)")
-    assert sorted(refusal.op_type for refusal in network.refusals) == ["Bernoulli", "Sigmoid", "Tanh"]
+    network = network_of("r = Relu(x) a = Sigmoid(r) b = RandomNormalLike(a) c = Bernoulli(a) y = Add(b, c)")
+    assert sorted(refusal.op_type for refusal in network.refusals) == ["Bernoulli", "RandomNormalLike"]
     plan = SpikingPlan("", network.sites, 2, "if", {site.name: np.ones(site.channels) for site in network.sites})
     with pytest.raises(ModelError, match="cannot be converted") as raised:
         emit_unrolled(network, plan)

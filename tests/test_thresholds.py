@@ -122,6 +122,15 @@ class TestBounds:
             assert theta[1] < 1  # the ceiling is a bound, no value
         np.testing.assert_array_equal(estimate(x, text=text, threshold="max", per_channel=False), 6)
 
+    def test_ceiling_of_a_clip_where_more_would_fit_better(self) -> None:
+        """Nearly all values are 3.3: two steps of a theta of 6.6 would meet them, above what the Clip lets through."""
+        text = "g (float[N,3,4,5] x) => (float[N,3,4,5] y) <float lo = {0.0}, float hi = {6.0}> { y = Clip(x, lo, hi) }"
+        x = np.full((40, 3, 4, 5), 3.3, np.float32)
+        x[0, :, 0, 0] = 9
+        np.testing.assert_array_equal(estimate(x, text=text, threshold="mse", steps=2), 6)
+        x[0, :, 0, 0] = 6
+        np.testing.assert_allclose(estimate(x, threshold="mse", steps=2), 6.6, rtol=1e-6)
+
     @pytest.mark.parametrize("threshold", ["max", "percentile", "mse"])
     def test_dead_channel_takes_the_mean_of_the_others(self, threshold: str) -> None:
         x = samples()

@@ -63,12 +63,19 @@ LINEAR: dict[str, Linear] = {
 SHAPE_ONLY = {"Shape", "Size"}
 """Operators that read no more than the shape of their input."""
 
+WEIGHTED = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
+"""Linear operators with weights: what they read should be spikes."""
+
 _ACTIVATIONS = """
-    Celu Elu Gelu HardSigmoid HardSwish LeakyRelu Mish PRelu Relu Selu Shrink Sigmoid Softplus Softsign Swish Tanh
-    ThresholdedRelu
+    Celu Clip Elu Erf Gelu HardSigmoid HardSwish LeakyRelu Max Min Mish PRelu Selu Shrink Sigmoid Softplus Softsign
+    Swish Tanh ThresholdedRelu
 """
 ACTIVATIONS = frozenset(_ACTIVATIONS.split())
-"""Operators that are activations whatever their operands (Clip, Max and Min are so with some operands)."""
+"""Activations that are no rectifiers (Clip, Max and Min where they are none): spikes start behind them, too."""
+
+_MAXIMA = "MaxPool GlobalMaxPool ReduceMax ReduceMin Max Min Relu Clip Abs"
+MAXIMA = frozenset(_MAXIMA.split())
+"""Rate-exact operators whose result is read as it is: of what they read they pick, and make nothing new."""
 
 RANDOM = {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
 CONTROL_FLOW = {"If", "Loop", "Scan", "SequenceMap"}

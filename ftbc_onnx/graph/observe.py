@@ -1,6 +1,6 @@
 """Outputs added to a model so that it can be watched: only small numbers leave the graph.
 
-* `observe_maxima`: the largest activation of every channel of every site, ``SITE/maximum`` [C].
+* `observe_maxima`: the largest activation (absolute, of signed sites) of every channel, ``SITE/maximum`` [C].
 * `observe_ann`: the mean activation of every site, ``SITE/mean_activation`` [C].
 * `observe_snn`: the mean spikes of every site after each step, ``SITE/mean_spikes`` [T, C].
 * `expose_running_means`: the running mean of every output after each step, ``OUTPUT/running_mean`` [T, ...].
@@ -46,7 +46,8 @@ def observe_maxima(model: onnx.ModelProto, sites: Iterable[SpikingSite]) -> onnx
     builder = GraphBuilder.on(model)
     outputs = []
     for site in sites:
-        top = builder.reduce("ReduceMax", site.spikes, site.mean_axes)
+        size = builder.op("Abs", site.spikes) if site.signed else site.spikes
+        top = builder.reduce("ReduceMax", size, site.mean_axes)
         name = builder.reshape(top, (site.channels,), out=channel_maximum_name(site.name))
         outputs.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [site.channels]))
     return builder.extend(model, outputs)

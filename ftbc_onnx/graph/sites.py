@@ -1,21 +1,26 @@
-"""Find the activations: those that become spiking sites, and those that are refused, with the reason.
+"""Class every node of a normalised ANN, once and for all: static, linear, rate-exact, or part of a spiking site.
 
-Sites: Relu; Clip with minimum 0 (its maximum, if any, is the ceiling of the threshold); Max with 0; QCFS chains.
-Every other activation is a `Refusal`. The network around them is classed here too, so that what is asked of it later
-(`Network`) is decided once.
+Rectifiers become sites where they stand (`ftbc_onnx.graph.rectifiers`). Anything else that is not linear is applied to
+running means, and what it makes is a mean; where a layer with weights, or a sum with a current, reads such a mean, a
+*signed* site is put before it: an Identity of the ANN whose place is taken by bipolar neurons, so that spikes travel on
+
+    y = f(x), z = W y      becomes      y = f(mean of x), s = spikes of y, z = W s.
+
+The same holds for an activation that no spike reaches (a network of Tanh only). Maxima (MaxPool and the like) need no
+such site: what they make of spikes is read as it is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
-import numpy as np
 import onnx
 
-from ftbc_onnx.graph.channels import channel_axis
-from ftbc_onnx.graph.classes import ACTIVATIONS, CONTROL_FLOW, RANDOM, NodeClass, classify
-from ftbc_onnx.graph.qcfs import find_qcfs
+from ftbc_onnx.graph.classes import ACTIVATIONS, MAXIMA, WEIGHTED, NodeClass, classify
+from ftbc_onnx.graph.rectifiers import find_rectifiers, make_site
+from ftbc_onnx.graph.refusals import refuse_node, refuse_site
+from ftbc_onnx.graph.scope import Scope
 from ftbc_onnx.graph.view import GraphView, node_inputs
 from ftbc_onnx.plan import Refusal, SpikingSite
 
@@ -25,9 +30,10 @@ class Network:
     """A normalised ANN with every node classed.
 
     Attributes:
-        view: the graph, its nodes in topological order.
+        view: the graph (with the Identities of signed sites), its nodes in topological order.
         sites: in topological order.
-        refusals: activations and other nodes that cannot be converted; if there are any, nothing is emitted.
+        refusals: nodes that cannot be converted; if there are any, nothing is emitted.
+        analog: activations that were left out by the scope, and why.
         classes: class of every node, by node name.
         temporal: tensors that depend on spikes.
         mean_form: temporal tensors that are made as running means (by rate-exact nodes, and by linear ones that read
@@ -40,6 +46,7 @@ class Network:
     classes: dict[str, NodeClass]
     temporal: frozenset[str]
     mean_form: frozenset[str]
+    analog: tuple[Refusal, ...] = ()
 
     @property
     def static_batch(self) -> int | None:
@@ -51,145 +58,172 @@ class Network:
         return None
 
 
-def find_network(model: onnx.ModelProto) -> Network:
-    """Class every node of a normalised model and find its sites."""
+def find_network(model: onnx.ModelProto, scope: Scope | None = None, smooth: str = "spiking") -> Network:
+    """Class every node of a normalised model and find its sites.
+
+    Args:
+        model: the ANN.
+        scope: which activations to convert; None: all.
+        smooth: ``spiking`` puts signed sites behind functions that are no rectifiers; ``rate-exact`` does not.
+
+    Raises:
+        ConfigError: the scope speaks of what the model does not have.
+    """
     view = GraphView(model)
-    found = _find_sites(view)
-    owner = {node: site for site in found for node in site.nodes}
-    classes: dict[str, NodeClass] = {}
-    temporal: set[str] = set()
-    mean_form: set[str] = set()
-    sources: dict[str, set[str]] = {}
-    sites: dict[str, SpikingSite] = {}
-    refusals: list[Refusal] = []
+    scope = scope or Scope()
+    rectifiers = find_rectifiers(view)
+    scope.check([(site.name, site.op_type) for site in rectifiers], [node.name for node in view.nodes])
+    analog = [site for site in rectifiers if not scope.takes(site.name, site.op_type)]
+    owner = {name: site for site in rectifiers if site not in analog for name in site.nodes}
+    left_out = frozenset(name for site in analog for name in site.nodes)
+    search = _Search(view, scope, smooth, owner, left_out)
     for node in view.nodes:
-        reads = node_inputs(node)
-        upstream = set().union(*(sources.get(name, set()) for name in reads))
-        site = owner.get(node.name)
-        if site is not None:
-            classes[node.name] = NodeClass.SITE
-            if site.current in reads and site.name not in sites:
-                sites[site.name] = replace(site, upstream=tuple(s for s in sites if s in upstream))
-                refusals += _refuse_precision(view, site)
+        search.visit(node)
+    left = [Refusal(site.name, site.op_type, "left out by --include or --exclude") for site in analog]
+    return search.result(tuple(left))
+
+
+@dataclass
+class _Search:
+    """One walk through the graph in topological order."""
+
+    view: GraphView
+    scope: Scope
+    smooth: str
+    owner: dict[str, SpikingSite]
+    left_out: frozenset[str]
+    nodes: list[onnx.NodeProto] = field(default_factory=list)
+    classes: dict[str, NodeClass] = field(default_factory=dict)
+    temporal: set[str] = field(default_factory=set)
+    mean_form: set[str] = field(default_factory=set)
+    bounded: set[str] = field(default_factory=set)  # tensors in mean form that only maxima made
+    stirred: set[str] = field(default_factory=set)  # static tensors behind an activation and before the next layer
+    beyond: set[str] = field(default_factory=set)  # tensors behind --until
+    sources: dict[str, set[str]] = field(default_factory=dict)
+    sites: dict[str, SpikingSite] = field(default_factory=dict)
+    signed: dict[str, str] = field(default_factory=dict)  # tensor -> its spikes
+    refusals: list[Refusal] = field(default_factory=list)
+    analog: list[Refusal] = field(default_factory=list)
+
+    def visit(self, node: onnx.NodeProto) -> None:
+        """Class one node, all before it being classed."""
+        beyond = bool(self.beyond & set(node_inputs(node)))
+        if beyond or node.name == self.scope.until:
+            self.beyond.update(node.output)
+        site = self.owner.get(node.name)
+        if site is not None and beyond:
             if site.spikes in node.output:
-                temporal.add(site.spikes)
-                sources[site.spikes] = {site.name}
-            continue
-        kind = classify(view, node, temporal)
-        refusal = _refuse(view, node, kind, temporal)
+                self.analog.append(Refusal(site.name, site.op_type, f"behind --until {self.scope.until}"))
+            site = None
+        if site is not None:
+            self._visit_site(node, site)
+        else:
+            self._visit_other(node, beyond)
+
+    def _visit_site(self, node: onnx.NodeProto, site: SpikingSite) -> None:
+        self.nodes.append(node)
+        self.classes[node.name] = NodeClass.SITE
+        if site.current in node_inputs(node) and site.name not in self.sites:
+            self._add_site(site, self._upstream([site.current]))
+        if site.spikes in node.output:
+            self.temporal.add(site.spikes)
+            self.sources[site.spikes] = {site.name}
+
+    def _visit_other(self, node: onnx.NodeProto, beyond: bool) -> None:
+        if self.smooth == "spiking" and not beyond:
+            node = self._stir(node)
+        kind = classify(self.view, node, self.temporal)
+        if kind is NodeClass.LINEAR and beyond:
+            kind = NodeClass.RATE_EXACT
+        refusal = refuse_node(self.view, node, kind, self.temporal)
         if refusal is not None:
-            refusals.append(refusal)
-        classes[node.name] = kind
+            self.refusals.append(refusal)
+        if kind is NodeClass.LINEAR and self.smooth == "spiking":
+            node = self._read_spikes(node)
+        self.nodes.append(node)
+        self.classes[node.name] = kind
+        if kind is NodeClass.STATIC:
+            return
         outputs = [name for name in node.output if name]
-        if kind is not NodeClass.STATIC:
-            temporal.update(outputs)
-            in_mean = kind is NodeClass.RATE_EXACT or all(n in mean_form for n in reads if n in temporal)
-            mean_form.update(outputs if in_mean else ())
-            sources.update(dict.fromkeys(outputs, upstream))
-    return Network(view, tuple(sites.values()), tuple(refusals), classes, frozenset(temporal), frozenset(mean_form))
+        reads = [name for name in node_inputs(node) if name in self.temporal]
+        self.temporal.update(outputs)
+        self.sources.update(dict.fromkeys(outputs, self._upstream(reads)))
+        if kind is NodeClass.RATE_EXACT or all(name in self.mean_form for name in reads):
+            self.mean_form.update(outputs)
+            means = [name for name in reads if name in self.mean_form]
+            made_by_maxima = kind is NodeClass.LINEAR or node.op_type in MAXIMA
+            if made_by_maxima and all(name in self.bounded for name in means):
+                self.bounded.update(outputs)
 
+    def _stir(self, node: onnx.NodeProto) -> onnx.NodeProto:
+        """The node, reading spikes instead of a static activation if it is a layer with weights."""
+        stirred = [name for name in node.input if name in self.stirred]
+        if stirred and node.op_type in WEIGHTED:
+            return self._reading(node, {name: self._signed_site(name) for name in stirred})
+        static = not any(name in self.temporal for name in node_inputs(node))
+        activates = node.op_type in ACTIVATIONS and all(self.view.is_float(name) for name in node.output if name)
+        if static and (stirred or activates) and node.name not in self.left_out:
+            self.stirred.update(name for name in node.output if name and self.view.constant(name) is None)
+        return node
 
-def _find_sites(view: GraphView) -> list[SpikingSite]:
-    sites = []
-    taken: set[str] = set()
-    for match in find_qcfs(view):
-        names = tuple(node.name for node in match.nodes)
-        site = _make_site(view, "QCFS", names, match.current, match.output)
-        theta = match.threshold
-        if len(theta) not in (1, site.channels):
-            continue
-        taken.update(names)
-        sites.append(replace(site, threshold=theta, levels=match.levels))
-    for node in view.nodes:
-        if node.name in taken:
-            continue
-        simple = _as_rectifier(view, node)
-        if simple is not None:
-            current, ceiling = simple
-            site = _make_site(view, node.op_type, (node.name,), current, node.output[0])
-            sites.append(replace(site, ceiling=ceiling))
-    return sites
+    def _read_spikes(self, node: onnx.NodeProto) -> onnx.NodeProto:
+        """The node, reading spikes instead of means where it wants currents."""
+        reads = [name for name in node.input if name in self.temporal]
+        if node.op_type not in WEIGHTED and all(name in self.mean_form for name in reads):
+            return node
+        wanted = [name for name in reads if name in self.mean_form and name not in self.bounded]
+        if not wanted:
+            return node
+        return self._reading(node, {name: self._signed_site(name) for name in wanted})
 
+    @staticmethod
+    def _reading(node: onnx.NodeProto, rename: Mapping[str, str]) -> onnx.NodeProto:
+        changed = onnx.NodeProto()
+        changed.CopyFrom(node)
+        changed.input[:] = [rename.get(name, name) for name in node.input]
+        return changed
 
-def _as_rectifier(view: GraphView, node: onnx.NodeProto) -> tuple[str, float | None] | None:
-    """(current, ceiling) of a node that is max(x, 0), with or without an upper bound."""
-    if node.op_type == "Relu":
-        return node.input[0], None
-    if node.op_type == "Clip" and view.is_float(node.input[0]):
-        low, high = _clip_bounds(view, node)
-        return (node.input[0], high) if low == 0 and (high is None or high > 0) else None
-    if node.op_type == "Max" and len(node.input) == 2:
-        for data, bound in ((0, 1), (1, 0)):
-            value, shape = view.constant(node.input[bound]), view.shape(node.input[data])
-            if value is None or value.ndim > (1 if shape is None else len(shape)):
-                continue
-            if value.size == 1 and value.dtype.kind == "f" and value.reshape(-1)[0] == 0:
-                return node.input[data], None
-    return None
+    def _signed_site(self, tensor: str) -> str:
+        """Put a signed site behind a tensor (once); returns the name of its spikes."""
+        if tensor not in self.signed:
+            maker = self.view.producers[tensor]
+            name, spikes = f"{maker.name}/quantiser", f"{tensor}/quantised"
+            marker = onnx.helper.make_node("Identity", [tensor], [spikes], name=name)
+            site = make_site(self.view, maker.op_type, (name,), tensor, spikes)
+            self._add_site(replace(site, signed=True), self._upstream([tensor]))
+            self.nodes.append(marker)
+            self.classes[name] = NodeClass.SITE
+            self.temporal.add(spikes)
+            self.sources[spikes] = {name}
+            self.signed[tensor] = spikes
+        return self.signed[tensor]
 
+    def _add_site(self, site: SpikingSite, upstream: set[str]) -> None:
+        self.sites[site.name] = replace(site, upstream=tuple(name for name in self.sites if name in upstream))
+        refusal = refuse_site(self.view, site)
+        if refusal is not None:
+            self.refusals.append(refusal)
 
-def _clip_bounds(view: GraphView, node: onnx.NodeProto) -> tuple[float | None, float | None]:
-    """Bounds of a Clip: None where there is none, nan where it is computed in the graph."""
-    bounds: list[float | None] = [None, None]
-    for side, name in enumerate(node.input[1:3]):
-        if name:
-            value = view.constant(name)
-            bounds[side] = float("nan") if value is None else float(value.reshape(-1)[0])
-    if bounds[1] is not None and bounds[1] >= float(np.finfo(np.float32).max):
-        bounds[1] = None
-    return bounds[0], bounds[1]
+    def _upstream(self, tensors: list[str]) -> set[str]:
+        return set().union(*(self.sources.get(name, set()) for name in tensors))
 
-
-def _make_site(view: GraphView, op_type: str, nodes: tuple[str, ...], current: str, spikes: str) -> SpikingSite:
-    shape = view.shape(spikes) or view.shape(current)
-    axis = channel_axis(view, current)
-    channels = shape[axis] if shape is not None and axis is not None and axis < len(shape) else None
-    if axis == 0 or not isinstance(channels, int) or channels < 1:
-        axis, channels = None, 1
-    rank = None if shape is None else len(shape)
-    return SpikingSite(nodes[-1], op_type, nodes, current, spikes, rank, axis, channels)
-
-
-def _refuse(view: GraphView, node: onnx.NodeProto, kind: NodeClass, temporal: Iterable[str]) -> Refusal | None:
-    """Why a node that is no site cannot be converted, or None if it can."""
-    op = node.op_type
-
-    def because(reason: str) -> Refusal:
-        return Refusal(node.name, op, reason)
-
-    if node.domain not in ("", "ai.onnx"):
-        return because(f"it is of the domain '{node.domain}', and only standard operators are emitted")
-    if op in ACTIVATIONS:
-        return because(
-            "this activation has no spiking form yet; only rectifiers (Relu, Clip from 0, Max with 0, QCFS) do"
+    def result(self, left_out: tuple[Refusal, ...]) -> Network:
+        view = self.view
+        if self.signed:
+            model = onnx.ModelProto()
+            model.CopyFrom(view.model)
+            del model.graph.node[:]
+            model.graph.node.extend(self.nodes)
+            for tensor, spikes in self.signed.items():
+                kind, shape = view.elem_type(tensor) or onnx.TensorProto.FLOAT, view.shape(tensor)
+                model.graph.value_info.append(onnx.helper.make_tensor_value_info(spikes, kind, shape))
+            view = GraphView(model)
+        return Network(
+            view,
+            tuple(self.sites.values()),
+            tuple(self.refusals),
+            self.classes,
+            frozenset(self.temporal),
+            frozenset(self.mean_form),
+            (*left_out, *self.analog),
         )
-    if op == "Clip" and kind is not NodeClass.STATIC and view.is_float(node.input[0]):
-        low, high = _clip_bounds(view, node)
-        return because(f"a Clip to [{low}, {high}] is no rectifier: its minimum would have to be 0")
-    if op in ("Max", "Min") and kind is not NodeClass.STATIC and any(view.constant(n) is not None for n in node.input):
-        return because("only Max with the number 0 is a rectifier")
-    if kind is not NodeClass.STATIC and (op in RANDOM or (op == "Dropout" and _trains(view, node))):
-        return because("its output is random")
-    touches = set(node_inputs(node)) & set(temporal)
-    if touches and op in CONTROL_FLOW:
-        return because(f"control flow that depends on spikes ('{sorted(touches)[0]}') cannot be unrolled")
-    return None
-
-
-def _trains(view: GraphView, node: onnx.NodeProto) -> bool:
-    """Whether a Dropout drops, or may."""
-    if len(node.input) < 3 or not node.input[2]:
-        return False
-    training = view.constant(node.input[2])
-    return training is None or bool(training.any())
-
-
-def _refuse_precision(view: GraphView, site: SpikingSite) -> list[Refusal]:
-    """Neurons are float32: half precision flips many spikes."""
-    kind = view.elem_type(site.current)
-    if kind in (0, onnx.TensorProto.FLOAT):
-        return []
-    found = onnx.TensorProto.DataType.Name(kind).lower()
-    return [
-        Refusal(site.name, site.op_type, f"its input is {found}, and neurons are float32: export the model in float32")
-    ]

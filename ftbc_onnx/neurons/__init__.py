@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from ftbc_onnx.errors import ConfigError
+from ftbc_onnx.neurons.bipolar import Bipolar
 from ftbc_onnx.neurons.integrate_and_fire import IntegrateAndFire
 from ftbc_onnx.neurons.protocol import Neuron
 
 NEURONS: dict[str, Neuron] = {
     "if": IntegrateAndFire(),
+    "bipolar": Bipolar(),
 }
 
 

@@ -20,6 +20,7 @@ class IntegrateAndFire:
     """Binary spikes {0, theta}; the state is the membrane potential v."""
 
     name = "if"
+    lowest = 0.0
 
     def initial_state(self, threshold: np.ndarray) -> State:
         """v[-1] = theta/2, of the threshold's shape."""

@@ -24,6 +24,8 @@ class Neuron(Protocol):
     """
 
     name: str
+    lowest: float
+    """The lowest spike, in units of theta: 0, or -1 for neurons that send both signs."""
 
     def initial_state(self, threshold: np.ndarray) -> State:
         """State before the first step."""

@@ -2,12 +2,12 @@
 
 After step t the sum of the mean spikes should be (t+1) * mean(a). The mean spike of a channel grows with its bias, so
 
-    target[t] = clip((t+1) * mean(a) - sum over i < t of mean(s[i]),  0, theta)
+    target[t] = clip((t+1) * mean(a) - sum over i < t of mean(s[i]),  lowest, theta)
     b[t] = the bias with mean(s[t]) = target[t]
 
-is found by bisection of [-theta, theta], `HALVINGS` times, in the graph. So the expected error is zero *after each
-step*, the condition of the paper's theorem, in one pass over one batch. If no bias (b = 0) comes as close, none is
-taken: a channel that is silent in both networks keeps b = 0.
+with lowest = 0, or -theta for neurons that send both signs, is found by bisection of [-theta, theta], `HALVINGS` times,
+in the graph. So the expected error is zero *after each step*, the condition of the paper's theorem, in one pass over
+one batch. If no bias (b = 0) comes as close, none is taken: a channel that is silent in both networks keeps b = 0.
 
 Several batches: each is solved on its own, and the biases are averaged, weighted by their samples.
 """
@@ -40,7 +40,8 @@ class SolveRule:
         if probe.sent is not None:
             wanted = sink.op("Mul", probe.activation, sink.constant(float(probe.t + 1)))
             target = sink.op("Sub", wanted, probe.sent)
-        target = sink.op("Min", sink.op("Max", target, zero), probe.threshold, out="target")
+        floor = sink.op("Mul", probe.threshold, sink.constant(float(probe.lowest))) if probe.lowest else zero
+        target = sink.op("Min", sink.op("Max", target, floor), probe.threshold, out="target")
 
         def halve(carried: Sequence[str]) -> tuple[str, str]:
             middle, reach = carried

@@ -35,6 +35,7 @@ class Probe:
         sent: sum over the steps before t of the mean spikes; None at t = 0.
         threshold: theta.
         bias: the old bias b[t].
+        lowest: the lowest spike of the site's neuron, in units of theta.
     """
 
     sink: Sink
@@ -43,6 +44,7 @@ class Probe:
     sent: str | None
     threshold: str
     bias: str
+    lowest: float
     _site: SpikingSite
     _drive: str
     _state: tuple[str, ...]
@@ -92,10 +94,9 @@ def emit_calibration(network: Network, plan: SpikingPlan, rule: Rule) -> onnx.Mo
     new: dict[str, list[str]] = {site.name: [] for site in plan.sites}
     sent: dict[str, str] = {}
     activations: dict[str, str] = {}
-    neuron = get_neuron(plan.neuron)
 
     def fire(site: SpikingSite, t: int, current: str) -> str:
-        name, theta = site.name, thresholds[site.name]
+        name, theta, neuron = site.name, thresholds[site.name], get_neuron(plan.neuron_of(site))
         if name not in activations:
             activations[name] = builder.mean(site.spikes, site.mean_axes, out=f"{name}/activation")
         with builder.scope(f"{name}/t{t}"):
@@ -107,10 +108,11 @@ def emit_calibration(network: Network, plan: SpikingPlan, rule: Rule) -> onnx.Mo
                 sent.get(name),
                 theta,
                 old[name][t],
+                neuron.lowest,
                 site,
                 drive,
                 states[name],
-                plan.neuron,
+                neuron.name,
             )
             bias = rule.emit(probe)
             new[name].append(bias)

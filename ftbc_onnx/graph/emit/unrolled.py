@@ -15,7 +15,7 @@ from ftbc_onnx.errors import ModelError
 from ftbc_onnx.graph.builder import GraphBuilder
 from ftbc_onnx.graph.emit.step import StepEmitter
 from ftbc_onnx.graph.sites import Network
-from ftbc_onnx.neurons import Neuron, get_neuron
+from ftbc_onnx.neurons import get_neuron
 from ftbc_onnx.plan import SpikingPlan, SpikingSite
 
 
@@ -62,7 +62,7 @@ class Membranes:
     """The state of every site's neurons, and how a site fires in the unrolled form."""
 
     builder: GraphBuilder
-    neuron: Neuron
+    plan: SpikingPlan
     thresholds: dict[str, str]
     biases: dict[str, list[str]]
     states: dict[str, tuple[str, ...]]
@@ -70,7 +70,8 @@ class Membranes:
     def fire(self, site: SpikingSite, t: int, current: str) -> str:
         """Spikes of the site at step t; the membranes move on."""
         with self.builder.scope(f"{site.name}/t{t}"):
-            spikes, self.states[site.name] = self.neuron.emit_step(
+            neuron = get_neuron(self.plan.neuron_of(site))
+            spikes, self.states[site.name] = neuron.emit_step(
                 self.builder, current, self.states[site.name], self.thresholds[site.name], self.biases[site.name][t]
             )
         return spikes
@@ -78,9 +79,9 @@ class Membranes:
 
 def emit_thresholds(builder: GraphBuilder, plan: SpikingPlan) -> tuple[dict[str, str], dict[str, tuple[str, ...]]]:
     """Thresholds broadcast against the sites' tensors, and the initial state of their neurons, by site."""
-    neuron = get_neuron(plan.neuron)
     thresholds, states = {}, {}
     for site in plan.sites:
+        neuron = get_neuron(plan.neuron_of(site))
         theta = plan.thresholds[site.name]
         flat = builder.initializer(threshold_name(site.name), theta)
         shaped = theta.reshape(site.channel_shape)
@@ -121,7 +122,7 @@ def emit_unrolled(network: Network, plan: SpikingPlan) -> Emitted:
     for site in plan.sites:
         table = builder.initializer(bias_name(site.name), plan.biases[site.name])
         biases[site.name] = split_biases(builder, site, table, plan.steps)
-    membranes = Membranes(builder, get_neuron(plan.neuron), thresholds, biases, states)
+    membranes = Membranes(builder, plan, thresholds, biases, states)
     emitter = StepEmitter(builder, network, membranes.fire)
     emitter.keep_static()
     readout: dict[str, list[str]] = {name: [] for name in network.view.output_names if name in network.temporal}

@@ -1,0 +1,42 @@
+"""What cannot be converted, and why: each refusal names the node."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import onnx
+
+from ftbc_onnx.graph.classes import CONTROL_FLOW, RANDOM, NodeClass
+from ftbc_onnx.graph.view import GraphView, node_inputs
+from ftbc_onnx.plan import Refusal, SpikingSite
+
+
+def refuse_node(view: GraphView, node: onnx.NodeProto, kind: NodeClass, temporal: Iterable[str]) -> Refusal | None:
+    """Why a node that is no site cannot be converted, or None if it can."""
+    reason = None
+    touches = set(node_inputs(node)) & set(temporal)
+    if node.domain not in ("", "ai.onnx"):
+        reason = f"it is of the domain '{node.domain}', and only standard operators are emitted"
+    elif kind is not NodeClass.STATIC and (node.op_type in RANDOM or _drops(view, node)):
+        reason = "its output is random"
+    elif touches and node.op_type in CONTROL_FLOW:
+        reason = f"control flow that depends on spikes ('{sorted(touches)[0]}') cannot be unrolled"
+    return None if reason is None else Refusal(node.name, node.op_type, reason)
+
+
+def refuse_site(view: GraphView, site: SpikingSite) -> Refusal | None:
+    """Neurons are float32: half precision flips many spikes."""
+    kind = view.elem_type(site.current)
+    if kind in (0, onnx.TensorProto.FLOAT):
+        return None
+    found = onnx.TensorProto.DataType.Name(kind).lower()
+    reason = f"its input is {found}, and neurons are float32: export the model in float32"
+    return Refusal(site.name, site.op_type, reason)
+
+
+def _drops(view: GraphView, node: onnx.NodeProto) -> bool:
+    """Whether a node is a Dropout that drops, or may."""
+    if node.op_type != "Dropout" or len(node.input) < 3 or not node.input[2]:
+        return False
+    training = view.constant(node.input[2])
+    return training is None or bool(training.any())
