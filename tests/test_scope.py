@@ -1,0 +1,107 @@
+"""Which activations are converted: patterns, their precedence, a node behind which nothing is, strictness."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from helpers import numbers, parse, run
+
+from ftbc_onnx import ConfigError, ModelError, convert
+from ftbc_onnx.graph.classes import NodeClass
+from ftbc_onnx.graph.normalise import normalise
+from ftbc_onnx.graph.scope import Scope
+from ftbc_onnx.graph.sites import find_network
+from ftbc_onnx.inspection import inspect_model
+
+TEXT = """g (float[N,3,6,6] x) => (float[N,4,6,6] y) <float zero = {0}, float six = {6}> {
+    c1 = Conv <pads = [1,1,1,1]> (x, w1)
+    r1 = Relu(c1)
+    c2 = Conv <pads = [1,1,1,1]> (r1, w2)
+    k2 = Clip(c2, zero, six)
+    c3 = Conv <pads = [1,1,1,1]> (k2, w2)
+    r3 = Relu(c3)
+    y = Conv <pads = [1,1,1,1]> (r3, w2)
+}"""
+W = {"w1": numbers(4, 3, 3, 3, scale=0.3), "w2": numbers(4, 4, 3, 3, seed=1, scale=0.3)}
+
+
+def model():
+    return parse(TEXT, **W)
+
+
+def converted(**scope) -> list[str]:
+    network = find_network(normalise(model()).model, Scope(**scope))
+    assert {site.name for site in network.sites} | {left.node for left in network.analog} == {"r1", "k2", "r3"}
+    return [site.name for site in network.sites]
+
+
+@pytest.mark.parametrize(
+    ("scope", "names"),
+    [
+        ({}, ["r1", "k2", "r3"]),
+        ({"exclude": ("Relu",)}, ["k2"]),
+        ({"exclude": ("Clip|Relu",), "include": ("r1",)}, ["r1"]),  # a name goes before a type
+        ({"include": ("Relu",)}, ["r1", "r3"]),
+        ({"include": ("Relu",), "exclude": ("r3",)}, ["r1"]),
+        ({"include": ("r",), "exclude": ("r1",)}, ["r3"]),  # exclude goes before include
+        ({"exclude": ("^r",)}, ["k2"]),
+        ({"until": "c3"}, ["r1", "k2"]),
+        ({"until": "r1"}, ["r1"]),
+    ],
+)
+def test_scope_takes(scope, names):
+    assert converted(**scope) == names
+
+
+@pytest.mark.parametrize(
+    ("scope", "message"),
+    [
+        ({"exclude": ("rr1",)}, "'rr1' matches no activation of the model: did you mean 'r1'"),
+        ({"include": ("Reul",)}, "did you mean 'Relu'"),
+        ({"exclude": ("qqqqqq",)}, "ftbc-onnx inspect -v"),
+        ({"until": "c33"}, "the model has no node 'c33': did you mean 'c3'"),
+        ({"include": ("(",)}, r"'\(' is no regular expression"),
+    ],
+)
+def test_what_the_model_does_not_have_is_an_error(scope, message):
+    with pytest.raises(ConfigError, match=message):
+        converted(**scope)
+
+
+def test_behind_until_everything_is_computed_on_means():
+    network = find_network(normalise(model()).model, Scope(until="k2"))
+    assert {network.classes[name] for name in ("c3", "r3", "y")} == {NodeClass.RATE_EXACT}
+    assert [left.reason for left in network.analog] == ["behind --until k2"]
+
+
+@pytest.mark.parametrize("scope", [{"until": "k2"}, {"exclude": ["r3"]}, {"include": ["Clip"]}])
+def test_partial_conversions_verify_and_converge(scope):
+    x = numbers(32, 3, 6, 6)
+    errors = []
+    for steps in (4, 64):
+        result = convert(model(), x, steps=steps, threshold="max", rule="none", **scope)
+        assert result.report["verification"]["bitwise"]
+        expected = run(model(), {"x": x})["y"]
+        errors.append(np.abs(run(result.model, {"x": x})["y"] - expected).mean() / np.abs(expected).mean())
+        assert len(result.report["analog"]) == 3 - len(result.plan.sites)
+    assert errors[1] < errors[0] / 3
+    assert errors[1] < 0.05
+
+
+def test_strict_refuses_what_is_no_spike_arithmetic():
+    text = TEXT.replace(
+        "y = Conv <pads = [1,1,1,1]> (r3, w2)", "s = Softmax <axis = 1> (r3) y = Conv <pads = [1,1,1,1]> (s, w2)"
+    )
+    assert convert(model(), numbers(8, 3, 6, 6), steps=2, strict=True).report["rate_exact"] == []
+    with pytest.raises(ModelError, match=r"--strict: 1 node\(s\) .* are no spike arithmetic: Softmax 's'"):
+        convert(parse(text, **W), numbers(8, 3, 6, 6), steps=2, strict=True)
+    report = convert(parse(text, **W), numbers(8, 3, 6, 6), steps=2).report
+    assert report["rate_exact"] == [{"node": "s", "op_type": "Softmax"}]
+    assert [site["signed"] for site in report["sites"]] == [False, False, False, True]
+
+
+def test_inspection_says_what_is_left_out():
+    from ftbc_onnx import ConvertConfig
+
+    report = inspect_model(model(), ConvertConfig(exclude=("r1",)))
+    assert report["analog"] == [{"node": "r1", "op_type": "Relu", "reason": "left out by --include or --exclude"}]
