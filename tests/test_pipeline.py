@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +57,16 @@ class TestInputs:
         quick(model)
         assert model.SerializeToString(deterministic=True) == before
 
+    def test_an_endless_source_of_data_is_read_as_far_as_needed(self) -> None:
+        def feeds() -> Iterator[dict[str, np.ndarray]]:
+            for seed in itertools.count():
+                assert seed < 10
+                yield {"x": inputs(4, seed)}
+
+        result = convert(residual(), feeds(), **QUICK)
+        assert result.report["samples"] == 16
+        assert result.plan == quick(data=np.concatenate([inputs(4, seed) for seed in range(4)])).plan
+
     def test_of_the_calibration_data_the_first_samples_are_used(self) -> None:
         images, _ = digits("calibration")
         all_of_them = convert(RELU, images, **QUICK)
@@ -99,6 +111,39 @@ class TestWithoutData:
         result = quick(data=path, random_data=True)
         assert result.report["data"] == "random_images.npz"
         assert result.report["random_data"] is False
+
+
+def fixed_batch(model: onnx.ModelProto, size: int) -> onnx.ModelProto:
+    """The model with its batch fixed."""
+    for value in (model.graph.input[0], model.graph.output[0]):
+        value.type.tensor_type.shape.dim[0].dim_value = size
+    return model
+
+
+class TestFixedBatch:
+    @pytest.mark.parametrize("size", [1, 4])
+    def test_calibrates_as_with_a_free_one_and_stays_fixed(self, size: int) -> None:
+        labelled = (inputs(10, seed=2), np.arange(10) % 3)
+        free = quick(eval_data=labelled)
+        fixed = quick(fixed_batch(residual(), size), eval_data=labelled)
+        for name, bias in free.plan.biases.items():
+            np.testing.assert_array_equal(fixed.plan.biases[name], bias)
+            np.testing.assert_array_equal(fixed.plan.thresholds[name], free.plan.thresholds[name])
+        assert fixed.report["calibration"]["batches"] == 1
+        assert fixed.evaluation.samples == 10
+        assert fixed.evaluation.accuracy == free.evaluation.accuracy
+        assert [d.dim_value for d in fixed.model.graph.input[0].type.tensor_type.shape.dim] == [size, 2, 4, 4]
+        x = inputs(size)
+        np.testing.assert_array_equal(run(fixed.model, {"x": x})["y"], run(free.model, {"x": x})["y"])
+
+    def test_that_is_needed_inside_gets_batches_of_its_size(self) -> None:
+        """It subtracts the mean over the batch: two batches in one run are not two runs."""
+        text = "g (float[4,6] x) => (float[4,6] y) { m = ReduceMean<axes=[0]>(x)  d = Sub(x, m)  y = Relu(d) }"
+        result = convert(parse(text), numbers(15, 6), steps=2)
+        assert (result.report["calibration"]["batches"], result.report["samples"]) == (3, 12)
+        assert result.evaluation.samples == 15
+        with pytest.raises(DataError, match=r"takes batches of exactly 4, and the calibration data .* give 3 samples"):
+            convert(parse(text), numbers(3, 6), steps=2)
 
 
 class TestSameAgain:
