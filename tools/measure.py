@@ -24,9 +24,10 @@ from PIL import Image
 from rich.console import Console
 
 from ftbc_onnx import Preprocessing, convert
+from ftbc_onnx.data import open_data
 from ftbc_onnx.graph.emit.calibration import emit_calibration, old_bias_name
 from ftbc_onnx.graph.emit.unrolled import emit_unrolled
-from ftbc_onnx.graph.files import load
+from ftbc_onnx.graph.files import input_specs, load
 from ftbc_onnx.graph.normalise import normalise
 from ftbc_onnx.graph.sites import find_network
 from ftbc_onnx.plan import SpikingPlan
@@ -136,6 +137,48 @@ def mobilenet(data: Path) -> list[Row]:
     return _rows("MobileNet v1 0.25", result, (1, 4, 8, 16, 32))
 
 
+def squeezenet(data: Path) -> list[Row]:
+    """SqueezeNet 1.1 (Concat, MaxPool, BGR input): default options, T = 32, the first 100 validation images."""
+    preprocessing = Preprocessing(crop=224, scale=1.0, mean=(104.0, 117.0, 123.0), std=(1.0, 1.0, 1.0), color="bgr")
+    path = data / "models/squeezenet1_1_caffe.onnx"
+    specs = input_specs(load(path).model)
+
+    def read(folder: str, samples: int) -> tuple[np.ndarray, np.ndarray]:
+        chosen = open_data(data / folder, specs, preprocessing).subset(range(samples))
+        batch = next(chosen.batches(samples))
+        return batch.feeds["data"], batch.labels
+
+    result = convert(
+        path,
+        read("imagenet_sample", 100)[0],
+        eval_data=read("imagenet_val", 100),
+        steps=32,
+        batch_size=20,
+        calib_samples=100,
+    )
+    return _rows("SqueezeNet 1.1", result, (1, 2, 4, 8, 16, 32))
+
+
+def vit(data: Path) -> list[Row]:
+    """The vision transformer (MNIST), both exports: default options, T = 32, the first 300 test digits."""
+    train, test = np.load(data / "mnist_train.npz"), np.load(data / "mnist_test.npz")
+
+    def prepare(images: np.ndarray) -> np.ndarray:
+        return (images.astype(np.float32) / 255)[:, None]
+
+    rows: list[Row] = []
+    for export in ("torchscript", "dynamo"):
+        result = convert(
+            data / f"models/mnist_vit_{export}.onnx",
+            prepare(train["x"][:256]),
+            eval_data=(prepare(test["x"][:300]), test["y"][:300].astype(np.int64)),
+            steps=32,
+            batch_size=64,
+        )
+        rows += _rows(f"ViT, {export}", result, (1, 2, 4, 8, 16, 32))
+    return rows
+
+
 def digits(_: Path) -> list[Row]:
     """The shipped digits networks with the default options, T = 8."""
     rows: list[Row] = []
@@ -196,6 +239,8 @@ PARTS: dict[str, Callable[[Path], list[Row]]] = {
     "defaults": defaults,
     "qcfs": qcfs,
     "mobilenet": mobilenet,
+    "squeezenet": squeezenet,
+    "vit": vit,
     "digits": digits,
     "timing": timing,
 }
