@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 from ftbc_onnx.batching import Batching, choose_batching, static_batch
 from ftbc_onnx.config import ConvertConfig, check_positive
 from ftbc_onnx.data import DataSource, open_data
-from ftbc_onnx.errors import DataError, ModelError
+from ftbc_onnx.errors import ConfigError, DataError, ModelError
 from ftbc_onnx.graph.emit.unrolled import Readout
 from ftbc_onnx.graph.files import input_specs, load, load_snn
 from ftbc_onnx.graph.normalise import normalise
@@ -61,8 +61,13 @@ def run_ann(
     *,
     device: Device,
     samples: int | None = None,
+    label_offset: int | None = 0,
 ) -> AnnRun:
-    """Run the ANN over some data; one output and the mean activations of its sites are kept."""
+    """Run the ANN over some data; one output and the mean activations of its sites are kept.
+
+    Raises:
+        DataError: a label is no class of the output (with `label_offset` None, labels are not looked at).
+    """
     sites = network.sites
     session = Session(observe_ann(network.view.model, sites), device)
     names = [output, *(mean_activation_name(site.name) for site in sites)]
@@ -73,8 +78,10 @@ def run_ann(
         values = session.run(batch.feeds, names)
         seconds += time.perf_counter() - start
         outputs.append(_per_sample(values[output], rows))
-        if batch.labels is not None:
-            labels.append(batch.labels)
+        if batch.labels is not None and label_offset is not None:
+            labels.append(batch.labels[:rows])
+            if _are_scores(outputs[-1]):
+                _check_labels(labels[-1] + label_offset, outputs[-1].shape[1], output)
         for site in sites:
             means.add(
                 site.name, values[mean_activation_name(site.name)], rows, padded=batching.fixed and rows < batching.size
@@ -92,7 +99,7 @@ def evaluate(
     device: Device,
     ann: AnnRun | None = None,
     samples: int | None = None,
-    label_offset: int = 0,
+    label_offset: int | None = 0,
     progress: Progress = lambda _: None,
 ) -> EvaluationResult:
     """Accuracy at each t, agreement with the ANN, rates and gaps, from one run of an emitted model per batch.
@@ -106,7 +113,7 @@ def evaluate(
         device: where to run.
         ann: the ANN's run over the same data, for agreement and gaps.
         samples: samples to use, at most.
-        label_offset: added to every label (1 for networks with a background class at 0).
+        label_offset: added to every label (1 for networks with a background class at 0); None: labels do not count.
         progress: called after each batch with the samples done.
 
     Raises:
@@ -125,14 +132,9 @@ def evaluate(
         values = session.run(batch.feeds, names)
         seconds += time.perf_counter() - start
         curve = np.stack([_per_sample(value, rows) for value in values[running_mean_name(output)]])  # [T, B, ...]
-        if _are_scores(curve[0]) and batch.labels is not None:
+        if _are_scores(curve[0]) and batch.labels is not None and label_offset is not None:
             labels = batch.labels[:rows] + label_offset
-            wrong = labels[(labels < 0) | (labels >= curve.shape[2])]
-            if wrong.size:
-                raise DataError(
-                    f"label {wrong[0]} is no class of output '{output}', which has classes 0 to {curve.shape[2] - 1}: "
-                    "check the labels, or use --label-offset"
-                )
+            _check_labels(labels, curve.shape[2], output)
             right.add("all", (curve.argmax(2) == labels).mean(1), rows)
         if ann is not None:
             expected = ann.outputs[done : done + rows]
@@ -161,7 +163,7 @@ def evaluate(
         samples=done,
         data=source.description,
         output=output,
-        ann_accuracy=None if ann is None else ann.accuracy(label_offset),
+        ann_accuracy=None if ann is None else ann.accuracy(label_offset or 0),
         accuracy=_percent(right),
         agreement=_percent(agree),
         output_gap=None if ann is None else tuple(float(v) for v in gap / max(scale, np.finfo(float).tiny)),
@@ -204,10 +206,12 @@ def evaluate_file(
             check_positive(name, value)
     snn = load_snn(model)
     plan, record = read_plan(snn), read_record(snn)
-    if preprocessing is None:
-        preprocessing = Preprocessing.from_dict(json.loads(record.get("preprocessing", "{}")))
     where = choose_device(device)
-    source = open_data(data, input_specs(snn), preprocessing, purpose="evaluation")
+    source = (
+        _open_as_calibrated(data, snn, record)
+        if preprocessing is None
+        else open_data(data, input_specs(snn), preprocessing, purpose="evaluation")
+    )
     static = static_batch(input_specs(snn))
     batching = choose_batching(batch_size, static, source, samples, "evaluation")
     readouts = [Readout(r["output"], r["is_mean"], tuple(r["tensors"])) for r in json.loads(record["readout"])]
@@ -235,6 +239,27 @@ def evaluate_file(
         progress=progress,
     )
     return result, where.name
+
+
+def _open_as_calibrated(data: Any, snn: Any, record: Mapping[str, str]) -> DataSource:
+    """Evaluation data, prepared as the calibration data were."""
+    remembered = json.loads(record.get("preprocessing", "{}"))
+    try:
+        return open_data(data, input_specs(snn), Preprocessing.from_dict(remembered), purpose="evaluation")
+    except ConfigError as error:
+        raise ConfigError(
+            f"{error} (this is how the network was calibrated, as its metadata say: {remembered}; to evaluate on data "
+            "of another kind, state how they are to be prepared, --scale 1 for data that are ready)"
+        ) from error
+
+
+def _check_labels(labels: np.ndarray, classes: int, output: str) -> None:
+    wrong = labels[(labels < 0) | (labels >= classes)]
+    if wrong.size:
+        raise DataError(
+            f"label {wrong[0]} is no class of output '{output}', which has classes 0 to {classes - 1}: "
+            "check the labels, or use --label-offset"
+        )
 
 
 @dataclass

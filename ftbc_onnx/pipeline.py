@@ -8,10 +8,8 @@ Every stage takes frozen values and gives frozen values; only loading, data and 
 from __future__ import annotations
 
 import os
-from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -22,28 +20,26 @@ from ftbc_onnx.calibrate import calibrate
 from ftbc_onnx.config import ConvertConfig
 from ftbc_onnx.data import DataSource, open_data, random_source
 from ftbc_onnx.errors import ConfigError, DataError, ModelError
-from ftbc_onnx.evaluate import evaluate, run_ann
+from ftbc_onnx.evaluate import AnnRun, evaluate, run_ann
 from ftbc_onnx.graph.classes import NodeClass
 from ftbc_onnx.graph.emit.unrolled import Emitted, emit_unrolled
 from ftbc_onnx.graph.files import SourceModel, input_specs, load, save
 from ftbc_onnx.graph.free_batch import free_batch
-from ftbc_onnx.graph.normalise import Normalised, normalise
+from ftbc_onnx.graph.normalise import normalise
 from ftbc_onnx.graph.observe import expose_running_means
 from ftbc_onnx.graph.provenance import replace_biases, stamp
 from ftbc_onnx.graph.scope import Scope
 from ftbc_onnx.graph.sites import Network, find_network
 from ftbc_onnx.graph.view import GraphView
 from ftbc_onnx.images import Preprocessing
+from ftbc_onnx.job import Job, Progress, describe, record_of
 from ftbc_onnx.neurons import get_neuron
 from ftbc_onnx.plan import SpikingPlan
 from ftbc_onnx.results import CalibrationResult, EvaluationResult, VerificationResult
 from ftbc_onnx.rules import make_rule
-from ftbc_onnx.runtime import Device, Session, choose_device, runtime_version
+from ftbc_onnx.runtime import Session, choose_device
 from ftbc_onnx.thresholds import ActivationStatistics, collect_statistics, estimate_thresholds
 from ftbc_onnx.verify import verify
-
-Progress = Callable[[str, int, int], None]
-"""Called with (stage, samples done, samples in all)."""
 
 _VERIFY_SAMPLES = 2
 _GLANCE = 128  # calibration samples on which a network without evaluation data is evaluated
@@ -127,7 +123,7 @@ def convert(
     refuse(source, network, config.strict)
     device = choose_device(config.device)
     calibration = _calibration_data(source, network, config, data, preprocessing)
-    job = _Job(
+    job = Job(
         source,
         normalised,
         network,
@@ -142,16 +138,19 @@ def convert(
         label_offset,
         progress,
     )
+    if calibration is not None:
+        _calibration_batching(job, calibration)  # refuses too few samples
+    ann = _run_ann(job)
     plan, statistics = _plan(job)
     calibrated = _calibrate(job, plan)
     plan = plan if calibrated is None else plan.with_biases(calibrated.biases)
     emitted = emit_unrolled(network, plan)
     checked = _verify(job, plan, emitted)
-    evaluation, before = _evaluate(job, plan, emitted)
+    evaluation, before = _evaluate(job, plan, emitted, ann)
     model_out = expose_running_means(emitted.model, emitted.readouts) if config.running_mean else emitted.model
-    record = _record(job, plan, emitted, calibrated)
+    record = record_of(job, plan, emitted, calibrated)
     report = {
-        **_describe(job, plan, statistics, record),
+        **describe(job, plan, statistics, record),
         "emitted_nodes": len(model_out.graph.node),
         "calibration": None if calibrated is None else calibrated.as_dict(),
         "verification": None if checked is None else checked.as_dict(),
@@ -164,23 +163,6 @@ def convert(
         "evaluation_without_bias": None if before is None else before.as_dict(),
     }
     return ConversionResult(stamp(model_out, source.model, record), plan, report, source, evaluation)
-
-
-@dataclass(frozen=True)
-class _Job:
-    """What every stage may look at; `free` is the network with a free batch where that can be had, else the network."""
-
-    source: SourceModel
-    normalised: Normalised
-    network: Network
-    free: Network
-    config: ConvertConfig
-    device: Device
-    calibration: DataSource | None
-    random: bool
-    judged: DataSource | None
-    label_offset: int
-    progress: Progress
 
 
 def refuse(source: SourceModel, network: Network, strict: bool = False) -> None:
@@ -244,13 +226,13 @@ def _with_free_batch(network: Network, data: DataSource | None) -> Network:
     return replace(network, view=GraphView(freed))
 
 
-def _calibration_batching(job: _Job, data: DataSource) -> tuple[Batching, int]:
+def _calibration_batching(job: Job, data: DataSource) -> tuple[Batching, int]:
     """Batches for calibration, and the number of samples used."""
     samples = min(job.config.calib_samples, len(data))
     return choose_batching(job.config.batch_size, job.free.static_batch, data, samples, "calibration"), samples
 
 
-def _plan(job: _Job) -> tuple[SpikingPlan, Mapping[str, ActivationStatistics]]:
+def _plan(job: Job) -> tuple[SpikingPlan, Mapping[str, ActivationStatistics]]:
     """Thresholds, and the plan with every bias zero."""
     network, config, data = job.network, job.config, job.calibration
     statistics: Mapping[str, ActivationStatistics] = {}
@@ -268,7 +250,7 @@ def _plan(job: _Job) -> tuple[SpikingPlan, Mapping[str, ActivationStatistics]]:
     return SpikingPlan(job.source.digest, network.sites, config.steps, config.neuron, thresholds), statistics
 
 
-def _calibrate(job: _Job, plan: SpikingPlan) -> CalibrationResult | None:
+def _calibrate(job: Job, plan: SpikingPlan) -> CalibrationResult | None:
     rule, data = make_rule(job.config.rule, job.config.alpha), job.calibration
     if rule is None or data is None:
         return None
@@ -285,11 +267,16 @@ def _calibrate(job: _Job, plan: SpikingPlan) -> CalibrationResult | None:
     )
 
 
-def _verify(job: _Job, plan: SpikingPlan, emitted: Emitted) -> VerificationResult | None:
+def _verify(job: Job, plan: SpikingPlan, emitted: Emitted) -> VerificationResult | None:
+    """None if it was not wanted, or if there are no data and none can be made up."""
     if not job.config.verify:
         return None
-    specs = input_specs(job.network.view.model)
-    data = job.calibration or job.judged or random_source(specs, _VERIFY_SAMPLES, job.config.seed)
+    data = job.calibration or job.judged
+    if data is None:
+        try:
+            data = random_source(input_specs(job.network.view.model), _VERIFY_SAMPLES, job.config.seed)
+        except DataError:  # no size can be made up for a dynamic axis
+            return None
     static = job.network.static_batch
     batch, _ = next(Batching(static or min(_VERIFY_SAMPLES, len(data)), static is not None).padded(data))
     job.progress("verification", 0, 1)
@@ -298,16 +285,36 @@ def _verify(job: _Job, plan: SpikingPlan, emitted: Emitted) -> VerificationResul
     return result
 
 
-def _evaluate(
-    job: _Job, plan: SpikingPlan, emitted: Emitted
-) -> tuple[EvaluationResult | None, EvaluationResult | None]:
-    """The calibrated network, and the same one with every bias zero; without evaluation data, on calibration data."""
-    data = job.judged or job.calibration
+def _judging(job: Job) -> tuple[DataSource | None, int]:
+    """The data that the network is judged on, and how many samples: without evaluation data, a few for calibration."""
+    if job.judged is not None:
+        return job.judged, len(job.judged)
+    data = job.calibration
+    return data, 0 if data is None else min(len(data), job.config.calib_samples, _GLANCE)
+
+
+def _run_ann(job: Job) -> AnnRun | None:
+    """The ANN on the data that the network is judged on, before any long work.
+
+    Labels of calibration data do not count.
+    """
+    data, samples = _judging(job)
     if data is None:
-        return None, None
-    samples = len(data) if job.judged is not None else min(len(data), job.config.calib_samples, _GLANCE)
+        return None
     batching = choose_batching(job.config.batch_size, job.network.static_batch, data, samples, "evaluation")
-    ann = run_ann(job.network, emitted.readouts[0].output, data, batching, device=job.device, samples=samples)
+    output = next(name for name in job.network.view.output_names if name in job.network.temporal)
+    offset = job.label_offset if job.judged is not None else None
+    return run_ann(job.network, output, data, batching, device=job.device, samples=samples, label_offset=offset)
+
+
+def _evaluate(
+    job: Job, plan: SpikingPlan, emitted: Emitted, ann: AnnRun | None
+) -> tuple[EvaluationResult | None, EvaluationResult | None]:
+    """The calibrated network, and the same one with every bias zero."""
+    data, samples = _judging(job)
+    if data is None or ann is None:
+        return None, None
+    batching = choose_batching(job.config.batch_size, job.network.static_batch, data, samples, "evaluation")
 
     def judge(stage: str, judged: SpikingPlan) -> EvaluationResult:
         return evaluate(
@@ -319,7 +326,7 @@ def _evaluate(
             device=job.device,
             ann=ann,
             samples=samples,
-            label_offset=job.label_offset,
+            label_offset=job.label_offset if job.judged is not None else None,
             progress=lambda done: job.progress(stage, done, samples),
         )
 
@@ -327,72 +334,3 @@ def _evaluate(
     if not any(bias.any() for bias in plan.biases.values()):
         return evaluation, evaluation
     return evaluation, judge("evaluation without bias", plan.without_biases())
-
-
-def _record(job: _Job, plan: SpikingPlan, emitted: Emitted, calibrated: CalibrationResult | None) -> dict[str, Any]:
-    """What the emitted model remembers of where it comes from."""
-    data = job.calibration
-    return {
-        "version": version("ftbc-onnx"),
-        "runtime": runtime_version(),
-        "form": "unrolled",
-        "source": Path(job.source.name).name,
-        "source_digest": job.source.digest,
-        "plan": plan.describe(),
-        "readout": [{"output": r.output, "is_mean": r.is_mean, "tensors": list(r.tensors)} for r in emitted.readouts],
-        "options": job.config.as_dict(),
-        "threshold": _threshold_method(job),
-        "device": job.device.name,
-        "provider": job.device.expected,
-        "rule": "none" if calibrated is None else calibrated.rule,
-        "samples": 0 if calibrated is None else calibrated.samples,
-        "data": "none" if data is None else data.description,
-        "data_digest": "" if data is None else data.digest(),
-        "random_data": job.random,
-        "preprocessing": {} if data is None else data.preprocessing.as_dict(),
-    }
-
-
-def _threshold_method(job: _Job) -> str:
-    """How theta was found, in words."""
-    stated = sum(site.threshold is not None for site in job.network.sites)
-    if stated == len(job.network.sites):
-        return "stated by the QCFS activations"
-    config = job.config
-    method = f"percentile {config.percentile:g}" if config.threshold == "percentile" else config.threshold
-    scope = "per channel" if config.per_channel else "per tensor"
-    return f"{method} {scope}" + (f", {stated} stated by QCFS activations" if stated else "")
-
-
-def _describe(
-    job: _Job, plan: SpikingPlan, statistics: Mapping[str, ActivationStatistics], record: Mapping[str, Any]
-) -> dict[str, Any]:
-    """The part of the report that says what the network is and how it was converted."""
-    return {
-        **{key: value for key, value in record.items() if key not in ("plan", "readout")},
-        "steps": plan.steps,
-        "neuron": plan.neuron,
-        "opset": job.network.view.opset,
-        "normalisation": job.normalised.changes,
-        "rate_exact": [
-            {"node": node.name, "op_type": node.op_type}
-            for node in job.network.view.nodes
-            if job.network.classes[node.name] is NodeClass.RATE_EXACT
-        ],
-        "analog": [{"node": r.node, "op_type": r.op_type, "reason": r.reason} for r in job.network.analog],
-        "node_classes": dict(Counter(kind.value for kind in job.network.classes.values())),
-        "sites": [
-            {
-                "name": site.name,
-                "op_type": site.op_type,
-                "channels": site.channels,
-                "channel_axis": site.channel_axis,
-                "levels": site.levels,
-                "signed": site.signed,
-                "threshold": [float(plan.thresholds[site.name].min()), float(plan.thresholds[site.name].max())],
-                "dead_channels": int(statistics[site.name].dead.sum()) if site.name in statistics else None,
-                "upstream": list(site.upstream),
-            }
-            for site in plan.sites
-        ],
-    }

@@ -42,7 +42,9 @@ def print_conversion(console: Console, report: Mapping[str, Any], verbose: bool 
     for left in report["analog"]:
         console.print(f"left analog: {left['op_type']} '{left['node']}' ({left['reason']})", highlight=False)
     checked = report["verification"]
-    if checked is not None:
+    if checked is None:
+        console.print("not verified", highlight=False)
+    else:
         how = "to the last bit" if checked["bitwise"] else f"within {checked['largest_difference']:.1e}"
         console.print(
             f"verified against a NumPy run of the plan: equal {how} over {checked['steps']} steps", highlight=False

@@ -18,7 +18,7 @@ ROOMS = {
     "graph": ("graph",),
     "machine": ("runtime",),
     "method": ("thresholds", "rules", "calibrate", "evaluate", "verify"),
-    "shop": ("report", "inspection", "pipeline", "cli", "__init__", "__main__"),
+    "shop": ("report", "inspection", "job", "pipeline", "cli", "__init__", "__main__"),
 }
 """From top to bottom: a module imports from its own room or from one above it. First part of the name -> room."""
 

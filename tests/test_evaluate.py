@@ -23,7 +23,7 @@ from networks import (
     residual,
 )
 
-from ftbc_onnx import Preprocessing, convert
+from ftbc_onnx import Preprocessing, convert, pipeline
 from ftbc_onnx.data import DataSource, open_data
 from ftbc_onnx.errors import ConfigError, DataError, ModelError
 from ftbc_onnx.evaluate import evaluate, evaluate_file, run_ann
@@ -43,7 +43,8 @@ def judge(
 ) -> EvaluationResult:
     """Evaluate with the ANN's run over the same data."""
     emitted, batching = emit_unrolled(network, plan), batches_of(size, fixed)
-    ann = run_ann(network, emitted.readouts[0].output, source, batching, device=CPU, samples=options.get("samples"))
+    shared = {name: options[name] for name in ("samples", "label_offset") if name in options}
+    ann = run_ann(network, emitted.readouts[0].output, source, batching, device=CPU, **shared)
     return evaluate(emitted.model, emitted.readouts, plan, source, batching, device=CPU, ann=ann, **options)
 
 
@@ -278,3 +279,38 @@ class TestFiles:
         assert after.accuracy == result.evaluation.accuracy
         unscaled, _ = evaluate_file(path, (images, labels), preprocessing=Preprocessing(), ann=RELU, device="cpu")
         assert unscaled.ann_accuracy == after.ann_accuracy
+
+
+def test_labels_of_calibration_data_do_not_count(tmp_path: Path) -> None:
+    arrays = np.load(CALIBRATION)
+    np.savez(tmp_path / "one_based.npz", image=arrays["image"][:64], label=arrays["label"][:64] + 1)
+    report = convert(RELU, tmp_path / "one_based.npz", steps=2).report
+    assert report["evaluated_on"] == "calibration data"
+    assert report["evaluation"]["accuracy"] is None
+    assert report["evaluation"]["agreement"] is not None
+
+
+def test_labels_of_evaluation_data_are_checked_before_calibration(monkeypatch: pytest.MonkeyPatch) -> None:
+    arrays = np.load(CALIBRATION)
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("long work was begun")
+
+    monkeypatch.setattr(pipeline, "collect_statistics", never)
+    images = arrays["image"][:16]
+    with pytest.raises(DataError, match="label 10 is no class of output 'logits', which has classes 0 to 9"):
+        convert(RELU, images, eval_data=(images, np.full(16, 10)), steps=2)
+
+
+def test_arrays_for_a_network_that_was_calibrated_on_images(tmp_path: Path) -> None:
+    from PIL import Image
+
+    arrays = np.load(TEST)
+    for number, image in enumerate(arrays["image"][:16]):
+        Image.fromarray((image[0] * 255).astype(np.uint8)).save(tmp_path / f"{number:02}.png")
+    result = convert(RELU, tmp_path, preprocessing=Preprocessing(color="gray"), steps=2)
+    snn = result.save(tmp_path / "snn.onnx")
+    with pytest.raises(ConfigError, match=r"this is how the network was calibrated.*--scale 1 for data that are ready"):
+        evaluate_file(snn, TEST)
+    judged, _ = evaluate_file(snn, TEST, preprocessing=Preprocessing(scale=1.0))
+    assert judged.accuracy is not None
