@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from ftbc_onnx.errors import ConfigError
+from ftbc_onnx.neurons import BINARY, NeuronSpec
 
 THRESHOLDS = ("mse", "percentile", "max")
 SMOOTH = ("spiking", "rate-exact")
@@ -21,6 +22,8 @@ class ConvertConfig:
     Attributes:
         steps: T, the number of time steps.
         neuron: name of a neuron, for the rectifiers.
+        levels: K levels per step (of ``multi-threshold`` the number of its thresholds); None: 4, or 1 of binary neurons.
+        coding: ``rate`` or ``differential``.
         smooth: what stands behind functions that are no rectifiers: ``spiking`` neurons of both signs, or nothing
             (``rate-exact``: their values travel on as they are).
         include: regular expressions of activations to convert (operator types or node names); empty: all.
@@ -44,6 +47,8 @@ class ConvertConfig:
 
     steps: int = 8
     neuron: str = "if"
+    levels: int | None = None
+    coding: str = "rate"
     smooth: str = "spiking"
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
@@ -73,6 +78,7 @@ class ConvertConfig:
         _one_of("threshold", self.threshold, THRESHOLDS)
         _one_of("rule", self.rule, RULES)
         _one_of("smooth", self.smooth, SMOOTH)
+        _ = self.neuron_spec  # refuses what is no neuron
         if not _is_number(self.percentile) or not 0 < self.percentile <= 100:
             raise ConfigError(f"percentile is {self.percentile}: it must be above 0 and at most 100")
         if not _is_number(self.alpha) or not 0 < self.alpha < float("inf"):
@@ -95,6 +101,12 @@ class ConvertConfig:
                 hint = f"did you mean '{near[0]}'?" if near else f"the options are {', '.join(known)}"
                 raise ConfigError(f"unknown option '{name}': {hint}")
         return cls(**options)
+
+    @property
+    def neuron_spec(self) -> NeuronSpec:
+        """The neuron, with its levels and coding."""
+        levels = self.levels if self.levels is not None else 1 if self.neuron in BINARY else 4
+        return NeuronSpec(self.neuron, levels, self.coding)
 
     def as_dict(self) -> dict[str, Any]:
         """The options as plain JSON types."""

@@ -84,7 +84,7 @@ def describe(
     return {
         **{key: value for key, value in record.items() if key not in ("plan", "readout")},
         "steps": plan.steps,
-        "neuron": plan.neuron,
+        "neuron": str(plan.neuron),
         "opset": job.network.view.opset,
         "normalisation": job.normalised.changes,
         "rate_exact": [

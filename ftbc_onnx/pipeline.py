@@ -33,7 +33,7 @@ from ftbc_onnx.graph.sites import Network, find_network
 from ftbc_onnx.graph.view import GraphView
 from ftbc_onnx.images import Preprocessing
 from ftbc_onnx.job import Job, Progress, describe, record_of
-from ftbc_onnx.neurons import get_neuron
+from ftbc_onnx.neurons import NeuronSpec
 from ftbc_onnx.plan import SpikingPlan
 from ftbc_onnx.results import CalibrationResult, EvaluationResult, VerificationResult
 from ftbc_onnx.rules import make_rule
@@ -114,8 +114,6 @@ def convert(
     if config is not None and options:
         raise ConfigError(f"option '{next(iter(options))}' is given beside a config: put it into the ConvertConfig")
     config = config or ConvertConfig.from_options(options)
-    if get_neuron(config.neuron).lowest < 0:
-        raise ConfigError(f"neuron '{config.neuron}' sends spikes of both signs: it stands at signed sites only")
     source = load(model)
     normalised = normalise(source.model)
     scope = Scope(config.include, config.exclude, config.until)
@@ -247,7 +245,7 @@ def _plan(job: Job) -> tuple[SpikingPlan, Mapping[str, ActivationStatistics]]:
             progress=lambda done: job.progress("thresholds", done, 2 * samples),
         )
     thresholds = estimate_thresholds(network, statistics, config)
-    return SpikingPlan(job.source.digest, network.sites, config.steps, config.neuron, thresholds), statistics
+    return SpikingPlan(job.source.digest, network.sites, config.steps, config.neuron_spec, thresholds), statistics
 
 
 def _calibrate(job: Job, plan: SpikingPlan) -> CalibrationResult | None:

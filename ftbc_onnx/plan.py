@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ftbc_onnx.errors import ConfigError
+from ftbc_onnx.neurons import Neuron, NeuronSpec
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ class SpikingPlan:
         source_digest: SHA-256 of the ANN's file or bytes.
         sites: in topological order.
         steps: T, the number of time steps.
-        neuron: a name of `ftbc_onnx.neurons`, for the rectifiers.
+        neuron: which neurons stand at the rectifiers; signed sites have bipolar ones of as many levels.
         thresholds: theta per site, [C] float32, positive.
         biases: temporal bias b per site, [T, C] float32, added to the current; absent sites have none (zero).
         readout: ``mean``: the mean over t of the output.
@@ -101,12 +102,14 @@ class SpikingPlan:
     source_digest: str
     sites: tuple[SpikingSite, ...]
     steps: int
-    neuron: str
+    neuron: NeuronSpec
     thresholds: Mapping[str, np.ndarray]
     biases: Mapping[str, np.ndarray] = field(default_factory=dict)
     readout: str = "mean"
 
     def __post_init__(self) -> None:
+        if isinstance(self.neuron, str):
+            object.__setattr__(self, "neuron", NeuronSpec(self.neuron))
         if self.steps < 1:
             raise ConfigError(f"the number of time steps T is {self.steps}: it must be at least 1")
         names = {site.name for site in self.sites}
@@ -137,9 +140,9 @@ class SpikingPlan:
 
     __hash__ = None  # type: ignore[assignment]  # it holds arrays
 
-    def neuron_of(self, site: SpikingSite) -> str:
-        """Name of the neuron that stands at a site."""
-        return "bipolar" if site.signed else self.neuron
+    def neuron_of(self, site: SpikingSite) -> Neuron:
+        """The neuron that stands at a site."""
+        return self.neuron.make(bipolar=site.signed)
 
     def with_biases(self, biases: Mapping[str, np.ndarray]) -> SpikingPlan:
         """The same plan with other biases, [T, C] per site."""
@@ -164,7 +167,7 @@ class SpikingPlan:
         return {
             "source_digest": self.source_digest,
             "steps": self.steps,
-            "neuron": self.neuron,
+            "neuron": asdict(self.neuron),
             "readout": self.readout,
             "sites": [asdict(site) for site in self.sites],
         }

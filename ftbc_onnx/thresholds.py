@@ -142,7 +142,7 @@ def _threshold(site: SpikingSite, statistics: ActivationStatistics | None, confi
     elif config.threshold == "percentile":
         theta = percentile_threshold(used, config.percentile)
     else:
-        theta = mse_threshold(used, config.steps)
+        theta = mse_threshold(used, config.steps * config.neuron_spec.most)
     theta = np.broadcast_to(theta, (site.channels,)).copy()
     if site.ceiling is not None:
         theta = np.minimum(theta, site.ceiling)

@@ -17,7 +17,6 @@ from ftbc_onnx.graph.cut import Segment, cut_network
 from ftbc_onnx.graph.emit.unrolled import Readout
 from ftbc_onnx.graph.observe import expose_running_means, running_mean_name
 from ftbc_onnx.graph.sites import Network
-from ftbc_onnx.neurons import get_neuron
 from ftbc_onnx.plan import SpikingPlan, SpikingSite
 from ftbc_onnx.results import VerificationResult
 from ftbc_onnx.runtime import Session
@@ -50,9 +49,11 @@ class _Simulation:
             (segment, None if segment.model is None else Session(segment.model, optimise=False)) for segment in segments
         ]
         self._values = {name: np.asarray(value) for name, value in feeds.items()}
-        self._theta = {s.name: plan.thresholds[s.name].reshape(s.channel_shape) for s in plan.sites}
-        self._neurons = {s.name: get_neuron(plan.neuron_of(s)) for s in plan.sites}
-        self._states = {name: self._neurons[name].initial_state(theta) for name, theta in self._theta.items()}
+        self._neurons = {s.name: plan.neuron_of(s) for s in plan.sites}
+        self._units = {
+            s.name: self._neurons[s.name].unit(plan.thresholds[s.name].reshape(s.channel_shape)) for s in plan.sites
+        }
+        self._states = {name: self._neurons[name].initial_state(unit) for name, unit in self._units.items()}
         self._sums: dict[str, np.ndarray] = {}
         self._totals: dict[str, np.ndarray] = {}
 
@@ -89,7 +90,7 @@ class _Simulation:
 
     def _fire(self, site: SpikingSite, current: np.ndarray, t: int) -> np.ndarray:
         bias = self._plan.biases[site.name][t].reshape(site.channel_shape)
-        spikes, state = self._neurons[site.name].step(current, self._states[site.name], self._theta[site.name], bias)
+        spikes, state = self._neurons[site.name].step(current, self._states[site.name], self._units[site.name], bias)
         self._states[site.name] = state
         return spikes
 

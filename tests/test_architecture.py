@@ -13,8 +13,8 @@ import ftbc_onnx
 ROOT = Path(ftbc_onnx.__file__).parent
 
 ROOMS = {
-    "words": ("errors", "config", "sink"),
-    "physics": ("neurons", "plan", "results", "data", "images", "batching"),
+    "words": ("errors", "sink"),
+    "physics": ("neurons", "config", "plan", "results", "data", "images", "batching"),
     "graph": ("graph",),
     "machine": ("runtime",),
     "method": ("thresholds", "rules", "calibrate", "evaluate", "verify"),

@@ -11,6 +11,7 @@ from onnx import numpy_helper
 
 from ftbc_onnx.errors import ModelError
 from ftbc_onnx.graph.emit.unrolled import bias_name, threshold_name
+from ftbc_onnx.neurons import NeuronSpec
 from ftbc_onnx.plan import SpikingPlan, site_from_dict
 
 PREFIX = "ftbc_onnx."
@@ -49,7 +50,7 @@ def read_plan(model: onnx.ModelProto) -> SpikingPlan:
             described["source_digest"],
             sites,
             described["steps"],
-            described["neuron"],
+            NeuronSpec(**described["neuron"]),
             {site.name: numpy_helper.to_array(values[threshold_name(site.name)]) for site in sites},
             {site.name: numpy_helper.to_array(values[bias_name(site.name)]) for site in sites},
             described["readout"],

@@ -1,12 +1,13 @@
-"""Bipolar integrate-and-fire for y = x: spikes of both signs, soft reset.
+"""Bipolar integrate-and-fire for y = x: spikes of both signs, soft reset, K levels.
 
+    lambda = theta/K
     u[t] = (v[t-1] + x[t]) + b[t]
-    s[t] = theta * ([u[t] >= theta] - [u[t] < 0])
-    v[t] = u[t] - s[t],      v[-1] = theta/2
+    k[t] = min(max(floor(u[t]/lambda), -K), K)
+    s[t] = lambda * k[t],   v[t] = u[t] - s[t],   v[-1] = lambda/2
 
-One step from rest rounds x to the nearest of -theta, 0, theta: the member K = 1, lo = -K of the family
-k = clip(floor(u/theta), lo, K). It stands behind functions that are no rectifiers, where what travels on has both
-signs.
+One step from rest rounds x to the nearest multiple of lambda within -theta and theta: the member lo = -K of the family.
+It stands behind functions that are no rectifiers, where what travels on has both signs, and so nothing has to be
+remembered.
 """
 
 from __future__ import annotations
@@ -18,17 +19,21 @@ from ftbc_onnx.sink import Sink
 
 
 class Bipolar(SoftReset):
-    """Spikes {-theta, 0, theta}; the state is the membrane potential v."""
+    """Spikes of -K to K units; the state is the membrane potential v."""
 
     name = "bipolar"
     lowest = -1.0
 
-    def spikes(self, u: np.ndarray, threshold: np.ndarray) -> np.ndarray:
-        """Theta where u >= theta, -theta where u < 0."""
-        return np.where(u >= threshold, threshold, np.where(u < 0, -threshold, np.float32(0)))
+    def __init__(self, levels: int = 1) -> None:
+        """Give it its levels."""
+        self.levels = levels
 
-    def emit_spikes(self, sink: Sink, u: str, threshold: str, out: str | None = None) -> str:
-        """The same: Less, Neg, Where, GreaterOrEqual, Where."""
-        zero = sink.constant(0.0)
-        below = sink.op("Where", sink.op("Less", u, zero), sink.op("Neg", threshold), zero)
-        return sink.op("Where", sink.op("GreaterOrEqual", u, threshold), threshold, below, out=out)
+    def count(self, u: np.ndarray, unit: np.ndarray, sent: np.ndarray | None) -> np.ndarray:  # noqa: ARG002
+        """Whole units in u, between -K and K."""
+        most = np.float32(self.levels)
+        return np.minimum(np.maximum(np.floor(u / unit), -most), most)
+
+    def emit_count(self, sink: Sink, u: str, unit: str, sent: str | None) -> str:  # noqa: ARG002
+        """The same: Div, Floor, Max, Min."""
+        most, least = sink.constant(float(self.levels)), sink.constant(float(-self.levels))
+        return sink.op("Min", sink.op("Max", sink.op("Floor", sink.op("Div", u, unit)), least), most)

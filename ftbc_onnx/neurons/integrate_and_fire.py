@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ftbc_onnx.neurons.soft_reset import SoftReset
+from ftbc_onnx.neurons.soft_reset import ONE, ZERO, SoftReset
 from ftbc_onnx.sink import Sink
 
 
@@ -20,13 +20,20 @@ class IntegrateAndFire(SoftReset):
     """Binary spikes {0, theta}; the state is the membrane potential v."""
 
     name = "if"
-    lowest = 0.0
 
-    def spikes(self, u: np.ndarray, threshold: np.ndarray) -> np.ndarray:
-        """Theta where u >= theta."""
-        return np.where(u >= threshold, threshold, np.float32(0))
+    def count(self, u: np.ndarray, unit: np.ndarray, sent: np.ndarray | None) -> np.ndarray:  # noqa: ARG002
+        """1 where u >= theta."""
+        return np.where(u >= unit, ONE, ZERO)
 
-    def emit_spikes(self, sink: Sink, u: str, threshold: str, out: str | None = None) -> str:
+    def emit_count(self, sink: Sink, u: str, unit: str, sent: str | None) -> str:  # noqa: ARG002
         """The same: GreaterOrEqual, Where."""
-        fires = sink.op("GreaterOrEqual", u, threshold)
-        return sink.op("Where", fires, threshold, sink.constant(0.0), out=out)
+        return sink.op("Where", sink.op("GreaterOrEqual", u, unit), sink.constant(1.0), sink.constant(0.0))
+
+    def emit_spikes(
+        self, sink: Sink, u: str, unit: str, sent: str | None, out: str | None = None
+    ) -> tuple[str, str | None]:
+        """Theta or 0 at once: one operator less than theta times the count."""
+        if sent is not None:
+            return super().emit_spikes(sink, u, unit, sent, out)
+        fires = sink.op("GreaterOrEqual", u, unit)
+        return sink.op("Where", fires, unit, sink.constant(0.0), out=out), None

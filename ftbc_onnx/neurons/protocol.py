@@ -19,27 +19,35 @@ StateNames = tuple[str, ...]
 class Neuron(Protocol):
     """One time step of a population of neurons.
 
-    Shapes: current, spikes and membrane are the site's tensor, [B, C, H, W] say; threshold and bias are broadcast
-    against it, [1, C, 1, 1] (`SpikingSite.channel_shape`). The initial state has the threshold's shape and broadcasts.
+    Shapes: current, spikes and membrane are the site's tensor, [B, C, H, W] say; threshold, unit and bias are broadcast
+    against it, [1, C, 1, 1] (`SpikingSite.channel_shape`). The initial state has the unit's shape and broadcasts.
     """
 
     name: str
+    levels: int
+    """K: how many units the largest spike has, theta = K * unit."""
     lowest: float
     """The lowest spike, in units of theta: 0, or -1 for neurons that send both signs."""
+    events: str
+    """What its events are called in an emitted graph: ``spikes``, or ``events`` where other numbers travel on."""
 
-    def initial_state(self, threshold: np.ndarray) -> State:
+    def unit(self, threshold: np.ndarray) -> np.ndarray:
+        """lambda, the height of the smallest spike, computed once from theta."""
+        ...
+
+    def emit_unit(self, sink: Sink, threshold: str) -> str:
+        """The same as operators."""
+        ...
+
+    def initial_state(self, unit: np.ndarray) -> State:
         """State before the first step."""
         ...
 
-    def step(
-        self, current: np.ndarray, state: State, threshold: np.ndarray, bias: np.ndarray
-    ) -> tuple[np.ndarray, State]:
+    def step(self, current: np.ndarray, state: State, unit: np.ndarray, bias: np.ndarray) -> tuple[np.ndarray, State]:
         """One step in NumPy: (spikes, new state)."""
         ...
 
-    def emit_step(
-        self, sink: Sink, current: str, state: StateNames, threshold: str, bias: str
-    ) -> tuple[str, StateNames]:
+    def emit_step(self, sink: Sink, current: str, state: StateNames, unit: str, bias: str) -> tuple[str, StateNames]:
         """One step as standard operators: names of (spikes, new state)."""
         ...
 
@@ -47,6 +55,6 @@ class Neuron(Protocol):
         """The part of a step that does not depend on the bias, computed once for a rule that tries many."""
         ...
 
-    def emit_fire(self, sink: Sink, drive: str, state: StateNames, threshold: str, bias: str) -> str:
+    def emit_fire(self, sink: Sink, drive: str, state: StateNames, unit: str, bias: str) -> str:
         """Spikes that the drive gives with this bias, the state left alone: what a rule may try."""
         ...

@@ -1,10 +1,23 @@
-"""What neurons with a soft reset share: everything but which spikes a drive gives.
+"""What neurons with a soft reset share: everything but how many units a membrane fires.
 
+    lambda = theta / K                                    the height of the smallest spike, the *unit*
     u[t] = (v[t-1] + x[t]) + b[t]
-    s[t] = S(u[t])
-    v[t] = u[t] - s[t],      v[-1] = theta/2
+    k[t] = Q(u[t], sent[t-1])                             a whole number of units
+    s[t] = lambda * k[t]
+    v[t] = u[t] - s[t],      v[-1] = lambda/2
+    sent[t] = sent[t-1] + k[t],      sent[-1] = 0         kept where Q asks for it: what may be taken back
 
-The order of the additions is as written, in NumPy and in ONNX.
+The order of the operations is as written, in NumPy and in ONNX. A neuron is a Q; the family of
+k = clip(floor(u/lambda), lo, K) covers most of them:
+
+| K, lo | neuron |
+| --- | --- |
+| 1, 0 | integrate-and-fire |
+| 1, -[sent > 0] where u <= -lambda | signed, with memory |
+| 1, -[sent > 0] where u < 0 | signed, as in ST-BIF |
+| K, 0 | group |
+| K, -min(sent, K) | signed group |
+| K, -K | bipolar |
 """
 
 from __future__ import annotations
@@ -16,47 +29,73 @@ import numpy as np
 from ftbc_onnx.neurons.protocol import State, StateNames
 from ftbc_onnx.sink import Sink
 
+ZERO, ONE = np.float32(0), np.float32(1)
+
 
 class SoftReset(ABC):
-    """A neuron given by S; its state is the membrane potential v."""
+    """A neuron given by Q; its state is the membrane potential v, and the units sent so far if `remembers`."""
 
     name: str
-    lowest: float
+    levels: int = 1
+    lowest: float = 0.0
+    events: str = "spikes"
+    remembers: bool = False
+    start: float = 0.5
+    """v[-1], in units."""
 
     @abstractmethod
-    def spikes(self, u: np.ndarray, threshold: np.ndarray) -> np.ndarray:
-        """S(u) in NumPy."""
+    def count(self, u: np.ndarray, unit: np.ndarray, sent: np.ndarray | None) -> np.ndarray:
+        """Q(u, sent) in NumPy: whole numbers in float32."""
 
     @abstractmethod
-    def emit_spikes(self, sink: Sink, u: str, threshold: str, out: str | None = None) -> str:
-        """S(u) as operators."""
+    def emit_count(self, sink: Sink, u: str, unit: str, sent: str | None) -> str:
+        """Q(u, sent) as operators."""
 
-    def initial_state(self, threshold: np.ndarray) -> State:
-        """v[-1] = theta/2, of the threshold's shape."""
-        return (threshold * np.float32(0.5),)
+    def fire(self, u: np.ndarray, unit: np.ndarray, sent: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
+        """Spikes and the units in them (None if nobody remembers them)."""
+        k = self.count(u, unit, sent)
+        return k * unit, k
 
-    def step(
-        self, current: np.ndarray, state: State, threshold: np.ndarray, bias: np.ndarray
-    ) -> tuple[np.ndarray, State]:
-        """The equations above, in their order."""
-        (v,) = state
-        u = (v + current) + bias
-        s = self.spikes(u, threshold)
-        return s, (u - s,)
-
-    def emit_step(
-        self, sink: Sink, current: str, state: StateNames, threshold: str, bias: str
-    ) -> tuple[str, StateNames]:
+    def emit_spikes(
+        self, sink: Sink, u: str, unit: str, sent: str | None, out: str | None = None
+    ) -> tuple[str, str | None]:
         """The same as operators."""
+        k = self.emit_count(sink, u, unit, sent)
+        return sink.op("Mul", k, unit, out=out), k
+
+    def unit(self, threshold: np.ndarray) -> np.ndarray:
+        """Theta / K."""
+        return threshold if self.levels == 1 else threshold / np.float32(self.levels)
+
+    def emit_unit(self, sink: Sink, threshold: str) -> str:
+        """The same."""
+        return threshold if self.levels == 1 else sink.op("Div", threshold, sink.constant(float(self.levels)))
+
+    def initial_state(self, unit: np.ndarray) -> State:
+        """v[-1], and sent[-1] = 0 where it is kept, of the unit's shape."""
+        v = unit * np.float32(self.start)
+        return (v, np.zeros_like(v)) if self.remembers else (v,)
+
+    def step(self, current: np.ndarray, state: State, unit: np.ndarray, bias: np.ndarray) -> tuple[np.ndarray, State]:
+        """The equations above, in their order."""
+        v, *memory = state
+        u = (v + current) + bias
+        s, k = self.fire(u, unit, memory[0] if memory else None)
+        return s, (u - s, *(sent + k for sent in memory))
+
+    def emit_step(self, sink: Sink, current: str, state: StateNames, unit: str, bias: str) -> tuple[str, StateNames]:
+        """The same as operators."""
+        _, *memory = state
         u = sink.op("Add", self.emit_drive(sink, current, state), bias, out="u")
-        s = self.emit_spikes(sink, u, threshold, out="spikes")
-        return s, (sink.op("Sub", u, s, out="membrane"),)
+        s, k = self.emit_spikes(sink, u, unit, memory[0] if memory else None, out="spikes")
+        v = sink.op("Sub", u, s, out="membrane")
+        return s, (v, *(sink.op("Add", sent, k or s, out="sent") for sent in memory))
 
     def emit_drive(self, sink: Sink, current: str, state: StateNames) -> str:
         """v[t-1] + x[t]."""
-        (v,) = state
-        return sink.op("Add", v, current, out="drive")
+        return sink.op("Add", state[0], current, out="drive")
 
-    def emit_fire(self, sink: Sink, drive: str, state: StateNames, threshold: str, bias: str) -> str:  # noqa: ARG002
-        """S(drive + b)."""
-        return self.emit_spikes(sink, sink.op("Add", drive, bias), threshold)
+    def emit_fire(self, sink: Sink, drive: str, state: StateNames, unit: str, bias: str) -> str:
+        """Spikes of drive + b."""
+        _, *memory = state
+        return self.emit_spikes(sink, sink.op("Add", drive, bias), unit, memory[0] if memory else None)[0]

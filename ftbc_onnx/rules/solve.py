@@ -40,7 +40,8 @@ class SolveRule:
         if probe.sent is not None:
             wanted = sink.op("Mul", probe.activation, sink.constant(float(probe.t + 1)))
             target = sink.op("Sub", wanted, probe.sent)
-        floor = sink.op("Mul", probe.threshold, sink.constant(float(probe.lowest))) if probe.lowest else zero
+        lowest = probe.neuron.lowest
+        floor = sink.op("Mul", probe.threshold, sink.constant(float(lowest))) if lowest else zero
         target = sink.op("Min", sink.op("Max", target, floor), probe.threshold, out="target")
 
         def halve(carried: Sequence[str]) -> tuple[str, str]:

@@ -18,9 +18,9 @@ import onnx
 
 from ftbc_onnx.graph.builder import GraphBuilder
 from ftbc_onnx.graph.emit.step import StepEmitter
-from ftbc_onnx.graph.emit.unrolled import emit_thresholds, split_biases
+from ftbc_onnx.graph.emit.unrolled import emit_populations, split_biases
 from ftbc_onnx.graph.sites import Network
-from ftbc_onnx.neurons import get_neuron
+from ftbc_onnx.neurons import Neuron
 from ftbc_onnx.plan import SpikingPlan, SpikingSite
 from ftbc_onnx.sink import Sink
 
@@ -35,7 +35,7 @@ class Probe:
         sent: sum over the steps before t of the mean spikes; None at t = 0.
         threshold: theta.
         bias: the old bias b[t].
-        lowest: the lowest spike of the site's neuron, in units of theta.
+        neuron: the site's neuron.
     """
 
     sink: Sink
@@ -44,15 +44,15 @@ class Probe:
     sent: str | None
     threshold: str
     bias: str
-    lowest: float
+    neuron: Neuron
     _site: SpikingSite
     _drive: str
     _state: tuple[str, ...]
-    _neuron: str
+    _unit: str
 
     def mean_spikes(self, bias: str) -> str:
         """Mean spikes at this step if the bias were `bias`; the membrane is left alone."""
-        spikes = get_neuron(self._neuron).emit_fire(self.sink, self._drive, self._state, self.threshold, bias)
+        spikes = self.neuron.emit_fire(self.sink, self._drive, self._state, self._unit, bias)
         return self.sink.mean(spikes, self._site.mean_axes)
 
 
@@ -64,6 +64,44 @@ class Rule(Protocol):
     def emit(self, probe: Probe) -> str:
         """Write the rule for one site and step; returns the name of the new bias."""
         ...
+
+
+@dataclass
+class Calibrated:
+    """The neurons of one site on their way through the steps, their biases found as they go."""
+
+    builder: GraphBuilder
+    site: SpikingSite
+    neuron: Neuron
+    rule: Rule
+    activation: str
+    threshold: str
+    unit: str
+    state: tuple[str, ...]
+    old: list[str]
+    sent: str | None = None
+
+    def fire(self, t: int, current: str) -> tuple[str, str]:
+        """Step t: (spikes, the new bias)."""
+        drive = self.neuron.emit_drive(self.builder, current, self.state)
+        probe = Probe(
+            self.builder,
+            t,
+            self.activation,
+            self.sent,
+            self.threshold,
+            self.old[t],
+            self.neuron,
+            self.site,
+            drive,
+            self.state,
+            self.unit,
+        )
+        bias = self.rule.emit(probe)
+        spikes, self.state = self.neuron.emit_step(self.builder, current, self.state, self.unit, bias)
+        mean = self.builder.mean(spikes, self.site.mean_axes, out="mean_spikes")
+        self.sent = mean if self.sent is None else self.builder.op("Add", self.sent, mean, out="sent_mean")
+        return spikes, bias
 
 
 def old_bias_name(site: str) -> str:
@@ -83,49 +121,42 @@ def emit_calibration(network: Network, plan: SpikingPlan, rule: Rule) -> onnx.Mo
     """
     builder = GraphBuilder(network.view.opset)
     builder.reserve(value.name for value in network.view.inputs)
-    thresholds, states = emit_thresholds(builder, plan)
-    old: dict[str, list[str]] = {}
+    populations = emit_populations(builder, plan)
     inputs = list(network.view.inputs)
+    old: dict[str, list[str]] = {}
     for site in plan.sites:
         name = old_bias_name(site.name)
         builder.reserve([name])
         inputs.append(_table(name, plan.steps, site))
         old[site.name] = split_biases(builder, site, name, plan.steps, label="b_old")
     new: dict[str, list[str]] = {site.name: [] for site in plan.sites}
-    sent: dict[str, str] = {}
-    activations: dict[str, str] = {}
+    running: dict[str, Calibrated] = {}
 
     def fire(site: SpikingSite, t: int, current: str) -> str:
-        name, theta, neuron = site.name, thresholds[site.name], get_neuron(plan.neuron_of(site))
-        if name not in activations:
-            activations[name] = builder.mean(site.spikes, site.mean_axes, out=f"{name}/activation")
-        with builder.scope(f"{name}/t{t}"):
-            drive = neuron.emit_drive(builder, current, states[name])
-            probe = Probe(
+        if site.name not in running:
+            activation = builder.mean(site.spikes, site.mean_axes, out=f"{site.name}/activation")
+            start = populations[site.name]
+            running[site.name] = Calibrated(
                 builder,
-                t,
-                activations[name],
-                sent.get(name),
-                theta,
-                old[name][t],
-                neuron.lowest,
                 site,
-                drive,
-                states[name],
-                neuron.name,
+                plan.neuron_of(site),
+                rule,
+                activation,
+                start.threshold,
+                start.unit,
+                start.state,
+                old[site.name],
             )
-            bias = rule.emit(probe)
-            new[name].append(bias)
-            spikes, states[name] = neuron.emit_step(builder, current, states[name], theta, bias)
-            mean = builder.mean(spikes, site.mean_axes, out="mean_spikes")
-            sent[name] = mean if t == 0 else builder.op("Add", sent[name], mean, out="sent")
+        with builder.scope(f"{site.name}/t{t}"):
+            spikes, bias = running[site.name].fire(t, current)
+        new[site.name].append(bias)
         return spikes
 
-    emitter = StepEmitter(builder, network, fire)
+    emitter = StepEmitter(builder, network)
     emitter.keep_static()
     emitter.keep_ann()
     for t in range(plan.steps):
-        emitter.step(t)
+        emitter.step(t, fire)
     outputs = [_collect(builder, site, new[site.name], plan.steps) for site in plan.sites]
     return builder.to_model("calibration", inputs, outputs, network.view.model.opset_import)
 

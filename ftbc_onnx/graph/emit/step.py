@@ -8,7 +8,7 @@ A temporal tensor has a *current* form (its value at step t) and a *mean* form (
 Sites and linear nodes make currents, rate-exact nodes make means (they apply f to the means of their inputs); a tensor
 is converted where a reader needs the other form, and nowhere else. So y[t] = (t+1)*f(cum[t]/(t+1)) - t*f(cum[t-1]/t),
 and a chain of rate-exact nodes is converted at its ends only. The state (membranes, sums, totals) passes from step to
-step by name.
+step by name. Sums and totals are written when they are first asked for.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ from ftbc_onnx.plan import SpikingSite
 Fire = Callable[[SpikingSite, int, str], str]
 """(site, t, current) -> spikes; the caller keeps the membranes."""
 
+FireAll = Callable[[SpikingSite, list[str]], list[str]]
+"""(site, its currents at every step) -> its spikes at every step."""
+
 
 class StepEmitter:
-    """Writes the temporal nodes of a network into a graph, one time step after another."""
+    """Writes the temporal nodes of a network into a graph, one time step after another or one node after another."""
 
-    def __init__(self, builder: GraphBuilder, network: Network, fire: Fire) -> None:
+    def __init__(self, builder: GraphBuilder, network: Network) -> None:
         self._builder = builder
         self._network = network
-        self._fire = fire
         self._owner = {site.spikes: site for site in network.sites}
         self._fixed: dict[str, str] = {}
-        self._currents: dict[str, str] = {}
-        self._means: dict[str, str] = {}
-        self._sums: dict[str, str] = {}
-        self._summed: set[str] = set()
-        self._totals: dict[str, str] = {}
-        self._accumulated = _accumulated(network)
+        self._currents: dict[tuple[str, int], str] = {}
+        self._means: dict[tuple[str, int], str] = {}
+        self._sums: dict[tuple[str, int], str] = {}
+        self._totals: dict[tuple[str, int], str] = {}
         self._shape_readers = _shape_readers(network)
 
     def keep_static(self) -> None:
@@ -59,68 +59,82 @@ class StepEmitter:
             if self._network.classes[node.name] is not NodeClass.STATIC or node.name in self._shape_readers:
                 self._builder.keep(node)
 
-    def step(self, t: int) -> None:
-        """Write step t (from 0); tensors of the step are then found with `current` and `mean`."""
-        self._currents, self._means, self._summed = {}, {}, set()
+    def step(self, t: int, fire: Fire) -> None:
+        """Write step t (from 0), time-major; its tensors are then found with `current`, `mean` and `sum`."""
         for node in self._network.view.nodes:
-            kind = self._network.classes[node.name]
-            if kind is NodeClass.SITE:
-                self._site(node, t)
-            elif kind is NodeClass.STATIC:
-                if t == 0 and node.name in self._shape_readers:
-                    self._fix(node)
+            if self._network.classes[node.name] is NodeClass.SITE:
+                for site in self._sites_of(node):
+                    self._currents[site.spikes, t] = fire(site, t, self.current(site.current, t))
             else:
-                self._apply(node, t)
-        for tensor in self._accumulated:
-            self.sum(tensor, t)
+                self._visit(node, t)
+
+    def all_steps(self, steps: int, fire: FireAll) -> None:
+        """Write all steps, site-major: a site sees its currents of every step before it fires at the first."""
+        for node in self._network.view.nodes:
+            if self._network.classes[node.name] is NodeClass.SITE:
+                for site in self._sites_of(node):
+                    spikes = fire(site, [self.current(site.current, t) for t in range(steps)])
+                    self._currents.update({(site.spikes, t): name for t, name in enumerate(spikes)})
+            else:
+                for t in range(steps):
+                    self._visit(node, t)
 
     def current(self, tensor: str, t: int) -> str:
         """Name of the value of `tensor` at step t, made from its means if need be."""
         if tensor not in self._network.temporal:
             return self._fixed.get(tensor, tensor)
-        if tensor not in self._currents:
-            self._currents[tensor] = self._difference(tensor, t)
-        return self._currents[tensor]
+        if (tensor, t) not in self._currents:
+            self._currents[tensor, t] = self._difference(tensor, t)
+        return self._currents[tensor, t]
 
     def mean(self, tensor: str, t: int) -> str:
         """Name of the running mean of `tensor` after step t, made from its currents if need be."""
         if tensor not in self._network.temporal:
             return self._fixed.get(tensor, tensor)
-        if tensor not in self._means:
+        if (tensor, t) not in self._means:
             total = self.sum(tensor, t)
             with self._builder.scope(f"{tensor}/t{t}"):
-                self._means[tensor] = (
+                self._means[tensor, t] = (
                     total if t == 0 else self._builder.op("Div", total, self._number(t + 1, tensor), out="mean")
                 )
-        return self._means[tensor]
+        return self._means[tensor, t]
 
     def sum(self, tensor: str, t: int) -> str:
         """Name of the sum of a tensor's currents up to step t."""
-        if tensor not in self._summed:
-            total = self._currents[tensor]
+        if (tensor, t) not in self._sums:
+            total = self._currents[tensor, t]
             if t > 0:
+                before = self.sum(tensor, t - 1)
                 with self._builder.scope(f"{tensor}/t{t}"):
-                    total = self._builder.op("Add", self._sums[tensor], total, out="sum")
-            self._sums[tensor] = total
-            self._summed.add(tensor)
-        return self._sums[tensor]
+                    total = self._builder.op("Add", before, total, out="sum")
+            self._sums[tensor, t] = total
+        return self._sums[tensor, t]
 
     def _difference(self, tensor: str, t: int) -> str:
-        mean = self._means[tensor]
+        if t == 0:
+            return self._means[tensor, 0]
+        before, total = self._total(tensor, t - 1), self._total(tensor, t)
         with self._builder.scope(f"{tensor}/t{t}"):
-            if t == 0:
-                self._totals[tensor] = mean
-                return mean
-            total = self._builder.op("Mul", mean, self._number(t + 1, tensor), out="total")
-            value = self._builder.op("Sub", total, self._totals[tensor], out="current")
-            self._totals[tensor] = total
-            return value
+            return self._builder.op("Sub", total, before, out="current")
 
-    def _site(self, node: onnx.NodeProto, t: int) -> None:
-        for output in node.output:
-            site = self._owner.get(output)
-            if site is not None:
-                self._currents[output] = self._fire(site, t, self.current(site.current, t))
+    def _total(self, tensor: str, t: int) -> str:
+        """The sum up to step t of a tensor that is made as means."""
+        mean = self._means[tensor, t]
+        if t == 0:
+            return mean
+        if (tensor, t) not in self._totals:
+            with self._builder.scope(f"{tensor}/t{t}"):
+                self._totals[tensor, t] = self._builder.op("Mul", mean, self._number(t + 1, tensor), out="total")
+        return self._totals[tensor, t]
+
+    def _sites_of(self, node: onnx.NodeProto) -> list[SpikingSite]:
+        return [self._owner[output] for output in node.output if output in self._owner]
+
+    def _visit(self, node: onnx.NodeProto, t: int) -> None:
+        if self._network.classes[node.name] is not NodeClass.STATIC:
+            self._apply(node, t)
+        elif t == 0 and node.name in self._shape_readers:
+            self._fix(node)
 
     def _apply(self, node: onnx.NodeProto, t: int) -> None:
         outputs = [name for name in node.output if name]
@@ -128,14 +142,14 @@ class StepEmitter:
         read = self.mean if in_mean else self.current
         rename = {name: read(name, t) for name in node_inputs(node)}
         made = self._builder.copy(node, rename, f"/t{t}")
-        (self._means if in_mean else self._currents).update(made)
+        (self._means if in_mean else self._currents).update({(old, t): new for old, new in made.items()})
 
     def _fix(self, node: onnx.NodeProto) -> None:
         """A static node that reads a temporal tensor's shape, or such a node's output: once, on the first step."""
         rename = {}
         for name in node_inputs(node):
             made = self._means if name in self._network.mean_form else self._currents
-            rename[name] = made[name] if name in self._network.temporal else self._fixed.get(name, name)
+            rename[name] = made[name, 0] if name in self._network.temporal else self._fixed.get(name, name)
         clone = onnx.NodeProto()
         clone.CopyFrom(node)
         _rename_captured(clone, rename)
@@ -168,13 +182,3 @@ def _shape_readers(network: Network) -> set[str]:
                 names.add(node.name)
                 tensors.update(node.output)
     return names
-
-
-def _accumulated(network: Network) -> list[str]:
-    """Tensors made as currents whose sum is kept at every step: rate-exact nodes or the readout read their means."""
-    read: dict[str, None] = {}
-    for node in network.view.nodes:
-        if network.classes[node.name] is NodeClass.RATE_EXACT:
-            read.update(dict.fromkeys(node_inputs(node)))
-    read.update(dict.fromkeys(network.view.output_names))
-    return [name for name in read if name in network.temporal and name not in network.mean_form]

@@ -15,7 +15,6 @@ from ftbc_onnx.errors import ModelError
 from ftbc_onnx.graph.builder import GraphBuilder
 from ftbc_onnx.graph.emit.step import StepEmitter
 from ftbc_onnx.graph.sites import Network
-from ftbc_onnx.neurons import get_neuron
 from ftbc_onnx.plan import SpikingPlan, SpikingSite
 
 
@@ -32,6 +31,11 @@ def threshold_name(site: str) -> str:
 def spikes_name(site: str, t: int) -> str:
     """Tensor of a site's spikes at step t (from 0)."""
     return f"{site}/t{t}/spikes"
+
+
+def events_name(plan: SpikingPlan, site: SpikingSite, t: int) -> str:
+    """Tensor of a site's events at step t: its spikes, or with differential coding what changes their rate."""
+    return f"{site.name}/t{t}/{plan.neuron_of(site).events}"
 
 
 @dataclass(frozen=True)
@@ -63,36 +67,53 @@ class Membranes:
 
     builder: GraphBuilder
     plan: SpikingPlan
-    thresholds: dict[str, str]
+    units: dict[str, str]
     biases: dict[str, list[str]]
     states: dict[str, tuple[str, ...]]
 
     def fire(self, site: SpikingSite, t: int, current: str) -> str:
         """Spikes of the site at step t; the membranes move on."""
         with self.builder.scope(f"{site.name}/t{t}"):
-            neuron = get_neuron(self.plan.neuron_of(site))
+            neuron = self.plan.neuron_of(site)
             spikes, self.states[site.name] = neuron.emit_step(
-                self.builder, current, self.states[site.name], self.thresholds[site.name], self.biases[site.name][t]
+                self.builder, current, self.states[site.name], self.units[site.name], self.biases[site.name][t]
             )
         return spikes
 
 
-def emit_thresholds(builder: GraphBuilder, plan: SpikingPlan) -> tuple[dict[str, str], dict[str, tuple[str, ...]]]:
-    """Thresholds broadcast against the sites' tensors, and the initial state of their neurons, by site."""
-    thresholds, states = {}, {}
+@dataclass(frozen=True)
+class Population:
+    """What the neurons of a site start from, as names in the graph.
+
+    Attributes:
+        threshold: theta, broadcast against the site's tensor.
+        unit: lambda, the same for the smallest spike.
+        state: the state before the first step.
+    """
+
+    threshold: str
+    unit: str
+    state: tuple[str, ...]
+
+
+def emit_populations(builder: GraphBuilder, plan: SpikingPlan) -> dict[str, Population]:
+    """Thresholds, units and initial states of every site, by site."""
+    populations = {}
     for site in plan.sites:
-        neuron = get_neuron(plan.neuron_of(site))
+        neuron = plan.neuron_of(site)
         theta = plan.thresholds[site.name]
         flat = builder.initializer(threshold_name(site.name), theta)
         shaped = theta.reshape(site.channel_shape)
         with builder.scope(site.name):
             same = shaped.shape == theta.shape
-            thresholds[site.name] = flat if same else builder.reshape(flat, site.channel_shape, out="theta")
-            states[site.name] = tuple(
+            threshold = flat if same else builder.reshape(flat, site.channel_shape, out="theta")
+            unit = neuron.emit_unit(builder, threshold)
+            state = tuple(
                 builder.initializer(builder.unique_free(f"{site.name}/state{i}"), value)
-                for i, value in enumerate(neuron.initial_state(shaped))
+                for i, value in enumerate(neuron.initial_state(neuron.unit(shaped)))
             )
-    return thresholds, states
+        populations[site.name] = Population(threshold, unit, state)
+    return populations
 
 
 def split_biases(builder: GraphBuilder, site: SpikingSite, table: str, steps: int, label: str = "b") -> list[str]:
@@ -117,17 +138,19 @@ def emit_unrolled(network: Network, plan: SpikingPlan) -> Emitted:
         raise ModelError("cannot be converted: " + "; ".join(map(str, network.refusals)))
     builder = GraphBuilder(network.view.opset)
     builder.reserve(value.name for value in network.view.inputs)
-    thresholds, states = emit_thresholds(builder, plan)
+    populations = emit_populations(builder, plan)
     biases = {}
     for site in plan.sites:
         table = builder.initializer(bias_name(site.name), plan.biases[site.name])
         biases[site.name] = split_biases(builder, site, table, plan.steps)
-    membranes = Membranes(builder, plan, thresholds, biases, states)
-    emitter = StepEmitter(builder, network, membranes.fire)
+    units = {name: population.unit for name, population in populations.items()}
+    states = {name: population.state for name, population in populations.items()}
+    membranes = Membranes(builder, plan, units, biases, states)
+    emitter = StepEmitter(builder, network)
     emitter.keep_static()
     readout: dict[str, list[str]] = {name: [] for name in network.view.output_names if name in network.temporal}
     for t in range(plan.steps):
-        emitter.step(t)
+        emitter.step(t, membranes.fire)
         for name, tensors in readout.items():
             tensors.append(emitter.mean(name, t) if name in network.mean_form else emitter.sum(name, t))
     for name in network.view.output_names:

@@ -1,0 +1,84 @@
+"""Differential coding around any neuron: events say how a rate changes, and silence says that it stays.
+
+With r the running mean of what was sent (r = 0 at first) and n = t + 1 the number of the step,
+
+    u[t] = (v[t-1] + x[t]) + b[t]
+    k[t] = Q(u[t] - r, floor(n*r / lambda)),   q[t] = lambda * k[t]       the events
+    s[t] = q[t] + r                                                       what travels on
+    v[t] = u[t] - s[t]
+    r <- r + q[t]/n
+
+s is a plain current to every other node, so none of them changes; r after step t is the mean of s up to t. Once r is
+right the neuron is silent. Q is the count of the neuron inside, with n*r, the sum of s so far, as what may be taken
+back. v[-1] is the inner neuron's.
+
+Source: differential coding (arXiv 2503.00301), section on the decoded output.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ftbc_onnx.neurons.protocol import State, StateNames
+from ftbc_onnx.neurons.soft_reset import ONE, SoftReset
+from ftbc_onnx.sink import Sink
+
+
+class Differential:
+    """The state is v, r, and n."""
+
+    events = "events"
+    lowest = -1.0
+
+    def __init__(self, inner: SoftReset) -> None:
+        """Wrap a neuron."""
+        self.inner = inner
+        self.name = f"differential {inner.name}"
+        self.levels = inner.levels
+
+    def unit(self, threshold: np.ndarray) -> np.ndarray:
+        """The inner neuron's."""
+        return self.inner.unit(threshold)
+
+    def emit_unit(self, sink: Sink, threshold: str) -> str:
+        """The inner neuron's."""
+        return self.inner.emit_unit(sink, threshold)
+
+    def initial_state(self, unit: np.ndarray) -> State:
+        """The inner v[-1], r = 0, n = 1."""
+        return self.inner.initial_state(unit)[0], np.zeros_like(unit), np.ones(1, np.float32)
+
+    def step(self, current: np.ndarray, state: State, unit: np.ndarray, bias: np.ndarray) -> tuple[np.ndarray, State]:
+        """The equations above, in their order."""
+        v, r, n = state
+        u = (v + current) + bias
+        sent = np.floor((n * r) / unit) if self.inner.remembers else None
+        q = self.inner.fire(u - r, unit, sent)[0]
+        s = q + r
+        return s, (u - s, r + q / n, n + ONE)
+
+    def emit_step(self, sink: Sink, current: str, state: StateNames, unit: str, bias: str) -> tuple[str, StateNames]:
+        """The same as operators."""
+        _, r, n = state
+        u = sink.op("Add", self.emit_drive(sink, current, state), bias, out="u")
+        q = self._emit_events(sink, u, state, unit, out="events")
+        s = sink.op("Add", q, r, out="spikes")
+        v = sink.op("Sub", u, s, out="membrane")
+        mean = sink.op("Add", r, sink.op("Div", q, n), out="decoded")
+        return s, (v, mean, sink.op("Add", n, sink.constant(1.0), out="step"))
+
+    def emit_drive(self, sink: Sink, current: str, state: StateNames) -> str:
+        """v[t-1] + x[t]."""
+        return sink.op("Add", state[0], current, out="drive")
+
+    def emit_fire(self, sink: Sink, drive: str, state: StateNames, unit: str, bias: str) -> str:
+        """Events of drive + b, plus r."""
+        events = self._emit_events(sink, sink.op("Add", drive, bias), state, unit)
+        return sink.op("Add", events, state[1])
+
+    def _emit_events(self, sink: Sink, u: str, state: StateNames, unit: str, out: str | None = None) -> str:
+        _, r, n = state
+        sent = (
+            sink.op("Floor", sink.op("Div", sink.op("Mul", n, r), unit), out="sent") if self.inner.remembers else None
+        )
+        return self.inner.emit_spikes(sink, sink.op("Sub", u, r), unit, sent, out=out)[0]

@@ -1,0 +1,60 @@
+"""Multi-threshold neuron: n levels theta/2^j, one spike a step, of either sign.
+
+    lambda = theta / 2^(n-1)                                             the lowest level
+    u[t] = (v[t-1] + x[t]) + b[t]
+    k[t] = +-2^i, the largest with |u[t]| >= (3/4 * 2^i) * lambda,  i = 0 .. n-1;  else 0
+    s[t] = lambda * k[t],   v[t] = u[t] - s[t],   v[-1] = 0
+    sent[t] = sent[t-1] + k[t]
+
+3/4 is the middle between a level and the next lower one, so a level is the nearest one; nothing has to be added at the
+start. Behind a rectifier a negative spike is at most what was sent (2^i <= sent), behind other functions it is free.
+
+Source: differential coding (arXiv 2503.00301), multi-threshold quantiser.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ftbc_onnx.neurons.soft_reset import ZERO, SoftReset
+from ftbc_onnx.sink import Sink
+
+MIDDLE = 0.75
+
+
+class MultiThreshold(SoftReset):
+    """One of n powers of two, or nothing, in either sign."""
+
+    name = "multi-threshold"
+    lowest = -1.0
+    start = 0.0
+
+    def __init__(self, thresholds: int, rectifies: bool = True) -> None:
+        """Give it n, and whether its total stays at or above 0."""
+        self.levels = 2 ** (thresholds - 1)
+        self.thresholds = thresholds
+        self.remembers = rectifies
+
+    def count(self, u: np.ndarray, unit: np.ndarray, sent: np.ndarray | None) -> np.ndarray:
+        """The nearest level, and its sign."""
+        negative = u < 0
+        size = np.abs(u)
+        if sent is not None:
+            size = np.where(negative, np.minimum(size, (np.float32(MIDDLE) * sent) * unit), size)
+        k = ZERO
+        for i in range(self.thresholds):
+            k = np.where(size >= np.float32(MIDDLE * 2**i) * unit, np.float32(2**i), k)
+        return np.where(negative, -k, k)
+
+    def emit_count(self, sink: Sink, u: str, unit: str, sent: str | None) -> str:
+        """The same: a chain of Where, from the lowest level up."""
+        k = zero = sink.constant(0.0)
+        negative = sink.op("Less", u, zero)
+        size = sink.op("Abs", u)
+        if sent is not None:
+            most = sink.op("Mul", sink.op("Mul", sink.constant(MIDDLE), sent), unit)
+            size = sink.op("Where", negative, sink.op("Min", size, most), size)
+        for i in range(self.thresholds):
+            level = sink.op("Mul", sink.constant(MIDDLE * 2**i), unit)
+            k = sink.op("Where", sink.op("GreaterOrEqual", size, level), sink.constant(float(2**i)), k)
+        return sink.op("Where", negative, sink.op("Neg", k), k)
