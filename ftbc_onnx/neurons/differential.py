@@ -48,6 +48,11 @@ class Differential:
         """The inner v[-1], r = 0, n = 1."""
         return self.inner.initial_state(unit)[0], np.zeros_like(unit), np.ones(1, np.float32)
 
+    def emit_initial_state(self, sink: Sink, unit: str) -> StateNames:
+        """The same."""
+        v = self.inner.emit_initial_state(sink, unit)[0]
+        return v, sink.op("Mul", unit, sink.constant(0.0)), sink.constant(np.ones(1, np.float32))
+
     def step(self, current: np.ndarray, state: State, unit: np.ndarray, bias: np.ndarray) -> tuple[np.ndarray, State]:
         """The equations above, in their order."""
         v, r, n = state

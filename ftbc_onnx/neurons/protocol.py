@@ -43,6 +43,10 @@ class Neuron(Protocol):
         """State before the first step."""
         ...
 
+    def emit_initial_state(self, sink: Sink, unit: str) -> StateNames:
+        """The same as operators, for a unit that is no constant."""
+        ...
+
     def step(self, current: np.ndarray, state: State, unit: np.ndarray, bias: np.ndarray) -> tuple[np.ndarray, State]:
         """One step in NumPy: (spikes, new state)."""
         ...

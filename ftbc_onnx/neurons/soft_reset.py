@@ -76,6 +76,11 @@ class SoftReset(ABC):
         v = unit * np.float32(self.start)
         return (v, np.zeros_like(v)) if self.remembers else (v,)
 
+    def emit_initial_state(self, sink: Sink, unit: str) -> StateNames:
+        """The same."""
+        v = sink.op("Mul", unit, sink.constant(self.start))
+        return (v, sink.op("Mul", unit, sink.constant(0.0))) if self.remembers else (v,)
+
     def step(self, current: np.ndarray, state: State, unit: np.ndarray, bias: np.ndarray) -> tuple[np.ndarray, State]:
         """The equations above, in their order."""
         v, *memory = state
