@@ -302,6 +302,8 @@ def _check_target(target: Path, model: Path) -> None:
         raise ConfigError(f"--output '{target}' is a folder: give the name of a file")
     if target.exists() and model.exists() and target.samefile(model):
         raise ConfigError(f"--output '{target}' is the input itself: choose another name")
+    if target.exists() and target.suffix.lower() != ".onnx":  # the data, or the input's weights
+        raise ConfigError(f"--output '{target}' exists and is no .onnx file: choose another name")
     if not target.parent.is_dir():
         raise ConfigError(f"the folder of --output '{target}' does not exist: create it first")
 

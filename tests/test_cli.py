@@ -412,6 +412,16 @@ class TestFailures:
         fails(call(*base, tmp_path / "none" / "o.onnx"), 2, "the folder of --output", "does not exist: create it first")
         assert ann.read_bytes() == before
 
+    def test_output_over_what_is_no_model(self, call: Caller, ann: Path, data: Path, tmp_path: Path) -> None:
+        """The data, or the weights of the ANN, must not be lost by a slip of the keyboard."""
+        weights = tmp_path / "net.onnx.data"
+        onnx.save_model(onnx.load(ann), ann, save_as_external_data=True, location=weights.name, size_threshold=0)
+        for target in (data, weights):
+            before = target.read_bytes()
+            done = call("convert", ann, "--calib-data", data, "-T", 2, "-o", target)
+            fails(done, 2, f"--output '{target}' exists and is no .onnx file: choose another name")
+            assert target.read_bytes() == before
+
     @needs_no_cuda
     def test_cuda_where_there_is_none(self, call: Caller, ann: Path, data: Path) -> None:
         fails(call("convert", ann, "--calib-data", data, "--device", "cuda"), 6, "--device cuda: ", "use --device cpu")
