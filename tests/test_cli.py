@@ -468,3 +468,42 @@ class TestInterruption:
         monkeypatch.setattr(pipeline, "verify", broken)
         with pytest.raises(ZeroDivisionError):
             call("convert", ann, "--calib-data", data, "-T", 2)
+
+
+HERE = "models/digits_relu.onnx"
+DOCUMENTED: dict[str, tuple[object, ...]] = {
+    "T is 0": (HERE, "-T", 0),
+    "`-o` is the input": (HERE, "-o", HERE),
+    "`-o` is the data": (HERE, "--calib-data", "calib.npy", "-o", "calib.npy"),
+    "no such file": ("nothere.onnx",),
+    "a random operator": ("noisy.onnx",),
+    "weights left behind": ("net.onnx",),
+    "an SNN as input of `convert`": ("digits_snn.onnx",),
+    "ReLU without data": (HERE,),
+    "a pickled array": (HERE, "--calib-data", "objects.npy"),
+    "a batch larger than the data": (HERE, "--calib-data", CALIBRATION, "--batch-size", 500),
+}
+"""Arguments of `convert` for each example of docs/errors.md."""
+
+
+def test_every_example_of_the_page_of_errors(call: Caller, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("models").mkdir()
+    Path(HERE).write_bytes(RELU.read_bytes())
+    np.save("calib.npy", numbers(4, 1, 8, 8))
+    np.save("objects.npy", np.array([{}], object), allow_pickle=True)
+    onnx.save(parse("g (float[N,4] x) => (float[N,4] y) { r = Relu(x) b = Bernoulli(r) y = Add(r, b) }"), "noisy.onnx")
+    onnx.save_model(residual(), "net.onnx", save_as_external_data=True, location="net.onnx.data", size_threshold=0)
+    Path("net.onnx.data").unlink()
+    pipeline.convert(QCFS, steps=1).save("digits_snn.onnx")
+    page = Path(__file__).parents[1] / "docs" / "errors.md"
+    _, _, table = page.read_text(encoding="utf-8").partition("## Examples")
+    rows = [[cell.strip() for cell in line.split(" | ")] for line in table.splitlines() if line.startswith("| ")][2:]
+    examples = {row[0].removeprefix("| "): (row[1].strip("`"), int(row[2].rstrip(" |"))) for row in rows}
+    assert examples.pop("no GPU")[1] == 6  # the line depends on the machine
+    assert examples.keys() == DOCUMENTED.keys()
+    for situation, (line, code) in examples.items():
+        before = sorted(tmp_path.rglob("*"))
+        done = call("convert", *DOCUMENTED[situation])
+        assert fails(done, code) == f"ftbc-onnx: error: {line}"
+        assert sorted(tmp_path.rglob("*")) == before
