@@ -207,6 +207,39 @@ class TestConvert:
         done = call("convert", ann, "-T", 2, "--calib-data", f"{script}:calib", "--json")
         assert json.loads(done.out)["data"] == "load.py:calib"
 
+    def test_lines_are_broken_by_a_terminal_only(self, call: Caller, ann: Path, data: Path) -> None:
+        done = call("convert", ann, "--calib-data", data, "-T", 2)
+        (line,) = (line for line in done.out.splitlines() if line.startswith("T = 2, "))
+        assert line.endswith("(CPUExecutionProvider)") or "cuda" in line
+
+
+NAMES = ["conv[bold]/relu", "[/relu]", "a:smiley:b", "[link=x]"]
+
+
+class TestNames:
+    """Files and nodes may be called as they like: nothing in a name is markup."""
+
+    @pytest.mark.parametrize("name", NAMES)
+    def test_of_nodes(self, call: Caller, tmp_path: Path, name: str) -> None:
+        model = parse("g (float[N,4] x) => (float[N,4] y) { r = Relu(x)  b = Bernoulli(r)  y = Add(r, b) }")
+        for node in model.graph.node[:2]:
+            node.name = f"{name}/{node.op_type}"
+        onnx.save(model, tmp_path / "r.onnx")
+        for options in ([], ["-v"]):
+            out = call("inspect", tmp_path / "r.onnx", *options).out
+            assert f"refused Bernoulli '{name}/Bernoulli': its output is random" in out
+            assert out.count(f"{name}/Relu") == 1 + len(options)
+
+    @pytest.mark.parametrize("name", [name.replace("/", "") for name in NAMES])
+    def test_of_files(self, call: Caller, ann: Path, data: Path, name: str) -> None:
+        model, samples = ann.with_name(f"{name}.onnx"), data.with_name(f"{name}.npz")
+        ann.rename(model), data.rename(samples)
+        done = call("convert", model, "--calib-data", samples, "-T", 2)
+        assert (done.code, done.err) == (0, "")
+        assert f"{name}.onnx: 3 sites" in done.out
+        assert f"16 samples of {name}.npz in 1" in done.out
+        assert f"wrote {model.with_name(name)}.snn_T2.onnx" in done.out
+
 
 class TestInspect:
     def test_lists_sites_and_classes(self, call: Caller) -> None:
@@ -244,6 +277,7 @@ class TestEvaluate:
         done = call("evaluate", snn, "--eval-data", TEST, "--ann", RELU)
         assert (done.code, done.err) == (0, "")
         assert "360 samples of digits_test.npz, ANN 100.00 %" in done.out
+        assert done.out.startswith("device c")
 
     def test_json(self, call: Caller, snn: Path) -> None:
         done = call("evaluate", snn, "--eval-data", TEST, "--samples", 50, "--json", "--device", "cpu")
