@@ -216,9 +216,11 @@ def convert(
     if as_json:
         click.echo(json.dumps({**result.report, "output": str(written)}, indent=1))
     else:
-        console = Console()
+        console = Console(emoji=False)
         print_conversion(console, result.report, verbose)
-        console.print(f"wrote {written} ({written.stat().st_size / 1e6:.2f} MB)", highlight=False, soft_wrap=True)
+        console.print(
+            f"wrote {written} ({written.stat().st_size / 1e6:.2f} MB)", highlight=False, soft_wrap=True, markup=False
+        )
 
 
 @cli.command()
@@ -240,7 +242,7 @@ def inspect(*, model: Path, verbose: bool, quiet: bool, as_json: bool, **options
     if as_json:
         click.echo(json.dumps(report, indent=1))
     else:
-        print_inspection(Console(), report, verbose)
+        print_inspection(Console(emoji=False), report, verbose)
     if report["refusals"]:
         sys.exit(ModelError.exit_code)
 
@@ -293,7 +295,9 @@ def evaluate(
     if as_json:
         click.echo(json.dumps({**result.as_dict(), "device": used}, indent=1))
     else:
-        print_curve(Console(), result.as_dict())
+        console = Console(emoji=False)
+        console.print(f"device {used}", highlight=False)
+        print_curve(console, result.as_dict())
 
 
 def _check_target(target: Path, model: Path) -> None:
@@ -302,6 +306,8 @@ def _check_target(target: Path, model: Path) -> None:
         raise ConfigError(f"--output '{target}' is a folder: give the name of a file")
     if target.exists() and model.exists() and target.samefile(model):
         raise ConfigError(f"--output '{target}' is the input itself: choose another name")
+    if target.exists() and target.suffix.lower() != ".onnx":  # the data, or the input's weights
+        raise ConfigError(f"--output '{target}' exists and is no .onnx file: choose another name")
     if not target.parent.is_dir():
         raise ConfigError(f"the folder of --output '{target}' does not exist: create it first")
 

@@ -309,8 +309,9 @@ def _load(path: Path, where: str) -> dict[str, Array]:
             return {UNNAMED: np.load(path, mmap_mode="r", allow_pickle=False)}
         with zipfile.ZipFile(path), np.load(path, allow_pickle=False) as file:
             return {key: file[key] for key in file.files}
-    except Exception as error:  # a damaged file raises many kinds
-        raise DataError(f"{where}: cannot be read ({error}): expected numbers saved by np.save or np.savez") from error
+    except Exception as error:  # a damaged file raises many kinds; NumPy takes what it does not know for a pickle
+        why = "it is damaged, or holds pickled Python objects, never loaded" if "bject" in str(error) else error
+        raise DataError(f"{where}: cannot be read ({why}): expected numbers saved by np.save or np.savez") from error
 
 
 def _is_pair(item: Any) -> bool:

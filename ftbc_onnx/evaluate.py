@@ -54,6 +54,7 @@ class AnnRun:
 
 
 def run_ann(
+    original: Any,
     network: Network,
     output: str,
     source: DataSource,
@@ -65,23 +66,35 @@ def run_ann(
 ) -> AnnRun:
     """Run the ANN over some data; one output and the mean activations of its sites are kept.
 
+    Args:
+        original: the ANN as it was read: the output is its own, so that nothing done to it goes unnoticed.
+        network: the same network, normalised: its sites' activations.
+        output: which output.
+        source: the data.
+        batching: samples per run.
+        device: where to run.
+        samples: samples to use, at most.
+        label_offset: added to every label.
+
     Raises:
         DataError: a label is no class of the output (with `label_offset` None, labels are not looked at).
     """
     sites = network.sites
-    session = Session(observe_ann(network.view.model, sites), device)
-    names = [output, *(mean_activation_name(site.name) for site in sites)]
+    session = Session(original, device)
+    observed = Session(observe_ann(network.view.model, sites), device)
+    names = [mean_activation_name(site.name) for site in sites]
     means = _Means()
     outputs, labels, seconds = [], [], 0.0
     for batch, rows in batching.padded(source, samples):
         start = time.perf_counter()
-        values = session.run(batch.feeds, names)
+        found = session.run(batch.feeds, [output])[output]
         seconds += time.perf_counter() - start
-        outputs.append(_per_sample(values[output], rows))
+        outputs.append(_per_sample(found, rows))
         if batch.labels is not None and label_offset is not None:
             labels.append(batch.labels[:rows])
             if _are_scores(outputs[-1]):
                 _check_labels(labels[-1] + label_offset, outputs[-1].shape[1], output)
+        values = observed.run(batch.feeds, names)
         for site in sites:
             means.add(
                 site.name, values[mean_activation_name(site.name)], rows, padded=batching.fixed and rows < batching.size
@@ -225,7 +238,7 @@ def evaluate_file(
         options = ConvertConfig.from_options(json.loads(record["options"]))
         scope = Scope(options.include, options.exclude, options.until)
         network = find_network(normalise(original.model).model, scope, options.smooth)
-        run = run_ann(network, readouts[0].output, source, batching, device=where, samples=samples)
+        run = run_ann(original.model, network, readouts[0].output, source, batching, device=where, samples=samples)
     result = evaluate(
         snn,
         readouts,

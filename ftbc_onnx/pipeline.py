@@ -302,7 +302,10 @@ def _run_ann(job: Job) -> AnnRun | None:
     batching = choose_batching(job.config.batch_size, job.network.static_batch, data, samples, "evaluation")
     output = next(name for name in job.network.view.output_names if name in job.network.temporal)
     offset = job.label_offset if job.judged is not None else None
-    return run_ann(job.network, output, data, batching, device=job.device, samples=samples, label_offset=offset)
+    original = job.source.model
+    return run_ann(
+        original, job.network, output, data, batching, device=job.device, samples=samples, label_offset=offset
+    )
 
 
 def _evaluate(

@@ -7,48 +7,45 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 
 def print_conversion(console: Console, report: Mapping[str, Any], verbose: bool = False) -> None:
     """Summary of a conversion: the network, the calibration, the accuracy curve; with `verbose` also the sites."""
     classes = ", ".join(f"{count} {name}" for name, count in report["node_classes"].items())
-    console.print(f"[bold]{report['source']}[/]: {len(report['sites'])} sites; nodes: {classes}", highlight=False)
-    console.print(
+    _say(console, f"[bold]{escape(report['source'])}[/]: {len(report['sites'])} sites; nodes: {classes}")
+    _say(
+        console,
         f"T = {report['steps']}, neuron {report['neuron']}, threshold {report['threshold']}, rule {report['rule']}, "
         f"device {report['device']} ({report['provider']})",
-        highlight=False,
     )
     calibration = report["calibration"]
     if calibration is None:
-        console.print("no biases were calibrated: every temporal bias is zero", highlight=False)
+        _say(console, "no biases were calibrated: every temporal bias is zero")
     else:
-        console.print(
-            f"biases from {calibration['samples']} samples of {report['data']} in {calibration['batches']} "
+        _say(
+            console,
+            f"biases from {calibration['samples']} samples of {escape(report['data'])} in {calibration['batches']} "
             f"batch(es), {calibration['seconds']:.1f} s",
-            highlight=False,
         )
     if report["random_data"]:
-        console.print("[bold yellow]calibrated on random data: for a dry run only[/]")
+        _say(console, "[bold yellow]calibrated on random data: for a dry run only[/]")
     dead = {s["name"]: s["dead_channels"] for s in report["sites"] if s["dead_channels"]}
     if dead:
-        console.print(
-            f"{sum(dead.values())} channels in {len(dead)} sites were never active in calibration", highlight=False
-        )
+        _say(console, f"{sum(dead.values())} channels in {len(dead)} sites were never active in calibration")
     if report["rate_exact"]:
         kinds = Counter(node["op_type"] for node in report["rate_exact"])
         listed = ", ".join(f"{count} {op}" for op, count in kinds.most_common())
-        console.print(f"not spike arithmetic, applied to running means: {listed}", highlight=False)
+        _say(console, f"not spike arithmetic, applied to running means: {listed}")
     for left in report["analog"]:
-        console.print(f"left analog: {left['op_type']} '{left['node']}' ({left['reason']})", highlight=False)
+        _say(console, f"left analog: {_node(left)} ({escape(left['reason'])})")
     checked = report["verification"]
     if checked is None:
-        console.print("not verified", highlight=False)
+        _say(console, "not verified")
     else:
         how = "to the last bit" if checked["bitwise"] else f"within {checked['largest_difference']:.1e}"
-        console.print(
-            f"verified against a NumPy run of the plan: equal {how} over {checked['steps']} steps", highlight=False
-        )
+        _say(console, f"verified against a NumPy run of the plan: equal {how} over {checked['steps']} steps")
     if report["evaluation"] is not None:
         where = "calibration data: " if report["evaluated_on"] == "calibration data" else ""
         print_curve(console, report["evaluation"], report["evaluation_without_bias"], where)
@@ -61,7 +58,7 @@ def print_curve(
 ) -> None:
     """Accuracy (or agreement, or output error) against T, one column per step."""
     ann = evaluation["ann_accuracy"]
-    title = f"{where}{evaluation['samples']} samples of {evaluation['data']}"
+    title = f"{where}{evaluation['samples']} samples of {escape(evaluation['data'])}"
     if ann is not None:
         title += f", ANN {ann:.2f} %"
     table = Table(title=title, title_justify="left")
@@ -82,9 +79,7 @@ def print_curve(
     console.print(table)
     rates = [site["rate"] for site in evaluation["sites"].values()]
     if rates:
-        console.print(
-            f"firing rate: mean {sum(rates) / len(rates):.3f}, highest site {max(rates):.3f}", highlight=False
-        )
+        _say(console, f"firing rate: mean {sum(rates) / len(rates):.3f}, highest site {max(rates):.3f}")
 
 
 def _rows(steps: int) -> list[int]:
@@ -107,7 +102,7 @@ def print_sites(console: Console, report: Mapping[str, Any]) -> None:
         theta = f"{low:.3g}" if low == high else f"{low:.3g}..{high:.3g}"
         own, old = after.get(site["name"]), before.get(site["name"])
         table.add_row(
-            site["name"],
+            escape(site["name"]),
             site["op_type"],
             str(site["channels"]),
             str(site["channel_axis"]),
@@ -120,23 +115,31 @@ def print_sites(console: Console, report: Mapping[str, Any]) -> None:
     console.print(table)
 
 
+def _say(console: Console, text: str) -> None:
+    """One line, which a terminal may wrap but nothing else does."""
+    console.print(text, highlight=False, soft_wrap=True)
+
+
+def _node(record: Mapping[str, Any]) -> str:
+    """Operator and name; a name may hold brackets, which are no markup."""
+    return escape(f"{record['op_type']} '{record['node']}'")
+
+
 def _last(activity: Mapping[str, Any] | None) -> str:
     return "" if activity is None or activity["gap"] is None else f"{activity['gap'][-1]:.4f}"
 
 
 def print_inspection(console: Console, report: Mapping[str, Any], verbose: bool = False) -> None:
     """Summary of a dry run; with `verbose` every node, else counts by class and operator."""
-    console.print(
-        f"[bold]{report['source']}[/], opset {report['opset']}, {report['nodes_before']} nodes", highlight=False
-    )
+    _say(console, f"[bold]{escape(report['source'])}[/], opset {report['opset']}, {report['nodes_before']} nodes")
     changes = ", ".join(f"{name} {count}" for name, count in report["normalisation"].items()) or "none"
-    console.print(f"normalisation: {changes}", highlight=False)
+    _say(console, f"normalisation: {changes}")
     table = Table(title=f"{len(report['nodes'])} nodes", title_justify="left")
     if verbose:
         for name in ("node", "op", "class"):
             table.add_column(name)
         for node in report["nodes"]:
-            table.add_row(node["name"], node["op_type"], node["class"])
+            table.add_row(escape(node["name"]), node["op_type"], node["class"])
     else:
         table.add_column("class")
         table.add_column("nodes", justify="right")
@@ -153,14 +156,12 @@ def print_inspection(console: Console, report: Mapping[str, Any], verbose: bool 
     for site in report["sites"]:
         theta = "" if site["threshold"] is None else f"{max(site['threshold']):.4g}"
         cells = [site["channels"], site["channel_axis"], theta, site["levels"], site["ceiling"]]
-        sites.add_row(site["name"], site["op_type"], *("" if cell is None else str(cell) for cell in cells))
+        sites.add_row(escape(site["name"]), site["op_type"], *("" if cell is None else str(cell) for cell in cells))
     console.print(sites)
     for left in report["analog"]:
-        console.print(f"left analog: {left['op_type']} '{left['node']}' ({left['reason']})", highlight=False)
+        _say(console, f"left analog: {_node(left)} ({escape(left['reason'])})")
     for refusal in report["refusals"]:
-        console.print(
-            f"[bold red]refused[/] {refusal['op_type']} '{refusal['node']}': {refusal['reason']}", highlight=False
-        )
+        _say(console, f"[bold red]refused[/] {_node(refusal)}: {escape(refusal['reason'])}")
     for form, count in report["emitted_nodes"].items():
         if count is not None:
-            console.print(f"{form} form at T = {report['steps']}: {count} nodes", highlight=False)
+            _say(console, f"{form} form at T = {report['steps']}: {count} nodes")

@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import importlib.metadata
 import io
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ from ftbc_onnx.graph.files import loadable, probe_model
 
 _CPU = "CPUExecutionProvider"
 _CUDA = "CUDAExecutionProvider"
+_NEWEST = re.compile(r"support for domain ai\.onnx is till opset (\d+)")
+_PLACE = re.compile(r"/\S*onnxruntime/core/\S+:\d+ .*?\)(?= [A-Z])")  # file, line and C++ signature of a function
 
 
 @dataclass(frozen=True)
@@ -132,7 +135,11 @@ class Session:
                 what = str(source) if isinstance(source, Path) else source
                 self._session = ort.InferenceSession(what, options, providers=list(device.providers))
         except Exception as error:  # onnxruntime raises a family of its own, with no public base
-            raise ModelError(f"onnxruntime {ort.__version__} does not take the model: {_first_line(error)}") from error
+            newest = _NEWEST.search(str(error))
+            why = _first_line(error)
+            if newest is not None:
+                why = f"it takes opset {newest[1]} at most: export the model with an older opset"
+            raise ModelError(f"onnxruntime {ort.__version__} does not take the model: {why}") from error
         active = self._session.get_providers()
         if device.expected not in active:
             raise DeviceError(f"{device.expected} did not start: the session runs on {', '.join(active)}")
@@ -158,5 +165,6 @@ class Session:
 
 
 def _first_line(error: Exception) -> str:
-    text = " ".join(str(error).split())
+    """What onnxruntime says, without the place in its source code, on one line and not too long."""
+    text = " ".join(_PLACE.sub("", str(error)).split())
     return text if len(text) <= 300 else text[:297] + "..."

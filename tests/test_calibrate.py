@@ -100,7 +100,7 @@ def test_solve_closes_the_gap_on_real_networks(path) -> None:
 
     def gaps(judged: SpikingPlan) -> dict[str, np.ndarray]:
         emitted = emit_unrolled(network, judged)
-        ann = run_ann(network, "logits", source, batches_of(128), device=CPU)
+        ann = run_ann(network.view.model, network, "logits", source, batches_of(128), device=CPU)
         evaluation = evaluate(emitted.model, emitted.readouts, judged, source, batches_of(128), device=CPU, ann=ann)
         return {activity.site.name: activity.gap for activity in evaluation.activity}
 

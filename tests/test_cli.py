@@ -207,6 +207,39 @@ class TestConvert:
         done = call("convert", ann, "-T", 2, "--calib-data", f"{script}:calib", "--json")
         assert json.loads(done.out)["data"] == "load.py:calib"
 
+    def test_lines_are_broken_by_a_terminal_only(self, call: Caller, ann: Path, data: Path) -> None:
+        done = call("convert", ann, "--calib-data", data, "-T", 2)
+        (line,) = (line for line in done.out.splitlines() if line.startswith("T = 2, "))
+        assert line.endswith("(CPUExecutionProvider)") or "cuda" in line
+
+
+NAMES = ["conv[bold]/relu", "[/relu]", "a:smiley:b", "[link=x]"]
+
+
+class TestNames:
+    """Files and nodes may be called as they like: nothing in a name is markup."""
+
+    @pytest.mark.parametrize("name", NAMES)
+    def test_of_nodes(self, call: Caller, tmp_path: Path, name: str) -> None:
+        model = parse("g (float[N,4] x) => (float[N,4] y) { r = Relu(x)  b = Bernoulli(r)  y = Add(r, b) }")
+        for node in model.graph.node[:2]:
+            node.name = f"{name}/{node.op_type}"
+        onnx.save(model, tmp_path / "r.onnx")
+        for options in ([], ["-v"]):
+            out = call("inspect", tmp_path / "r.onnx", *options).out
+            assert f"refused Bernoulli '{name}/Bernoulli': its output is random" in out
+            assert out.count(f"{name}/Relu") == 1 + len(options)
+
+    @pytest.mark.parametrize("name", [name.replace("/", "") for name in NAMES])
+    def test_of_files(self, call: Caller, ann: Path, data: Path, name: str) -> None:
+        model, samples = ann.with_name(f"{name}.onnx"), data.with_name(f"{name}.npz")
+        ann.rename(model), data.rename(samples)
+        done = call("convert", model, "--calib-data", samples, "-T", 2)
+        assert (done.code, done.err) == (0, "")
+        assert f"{name}.onnx: 3 sites" in done.out
+        assert f"16 samples of {name}.npz in 1" in done.out
+        assert f"wrote {model.with_name(name)}.snn_T2.onnx" in done.out
+
 
 class TestInspect:
     def test_lists_sites_and_classes(self, call: Caller) -> None:
@@ -244,6 +277,7 @@ class TestEvaluate:
         done = call("evaluate", snn, "--eval-data", TEST, "--ann", RELU)
         assert (done.code, done.err) == (0, "")
         assert "360 samples of digits_test.npz, ANN 100.00 %" in done.out
+        assert done.out.startswith("device c")
 
     def test_json(self, call: Caller, snn: Path) -> None:
         done = call("evaluate", snn, "--eval-data", TEST, "--samples", 50, "--json", "--device", "cpu")
@@ -412,6 +446,16 @@ class TestFailures:
         fails(call(*base, tmp_path / "none" / "o.onnx"), 2, "the folder of --output", "does not exist: create it first")
         assert ann.read_bytes() == before
 
+    def test_output_over_what_is_no_model(self, call: Caller, ann: Path, data: Path, tmp_path: Path) -> None:
+        """The data, or the weights of the ANN, must not be lost by a slip of the keyboard."""
+        weights = tmp_path / "net.onnx.data"
+        onnx.save_model(onnx.load(ann), ann, save_as_external_data=True, location=weights.name, size_threshold=0)
+        for target in (data, weights):
+            before = target.read_bytes()
+            done = call("convert", ann, "--calib-data", data, "-T", 2, "-o", target)
+            fails(done, 2, f"--output '{target}' exists and is no .onnx file: choose another name")
+            assert target.read_bytes() == before
+
     @needs_no_cuda
     def test_cuda_where_there_is_none(self, call: Caller, ann: Path, data: Path) -> None:
         fails(call("convert", ann, "--calib-data", data, "--device", "cuda"), 6, "--device cuda: ", "use --device cpu")
@@ -458,3 +502,42 @@ class TestInterruption:
         monkeypatch.setattr(pipeline, "verify", broken)
         with pytest.raises(ZeroDivisionError):
             call("convert", ann, "--calib-data", data, "-T", 2)
+
+
+HERE = "models/digits_relu.onnx"
+DOCUMENTED: dict[str, tuple[object, ...]] = {
+    "T is 0": (HERE, "-T", 0),
+    "`-o` is the input": (HERE, "-o", HERE),
+    "`-o` is the data": (HERE, "--calib-data", "calib.npy", "-o", "calib.npy"),
+    "no such file": ("nothere.onnx",),
+    "a random operator": ("noisy.onnx",),
+    "weights left behind": ("net.onnx",),
+    "an SNN as input of `convert`": ("digits_snn.onnx",),
+    "ReLU without data": (HERE,),
+    "a pickled array": (HERE, "--calib-data", "objects.npy"),
+    "a batch larger than the data": (HERE, "--calib-data", CALIBRATION, "--batch-size", 500),
+}
+"""Arguments of `convert` for each example of docs/errors.md."""
+
+
+def test_every_example_of_the_page_of_errors(call: Caller, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("models").mkdir()
+    Path(HERE).write_bytes(RELU.read_bytes())
+    np.save("calib.npy", numbers(4, 1, 8, 8))
+    np.save("objects.npy", np.array([{}], object), allow_pickle=True)
+    onnx.save(parse("g (float[N,4] x) => (float[N,4] y) { r = Relu(x) b = Bernoulli(r) y = Add(r, b) }"), "noisy.onnx")
+    onnx.save_model(residual(), "net.onnx", save_as_external_data=True, location="net.onnx.data", size_threshold=0)
+    Path("net.onnx.data").unlink()
+    pipeline.convert(QCFS, steps=1).save("digits_snn.onnx")
+    page = Path(__file__).parents[1] / "docs" / "errors.md"
+    _, _, table = page.read_text(encoding="utf-8").partition("## Examples")
+    rows = [[cell.strip() for cell in line.split(" | ")] for line in table.splitlines() if line.startswith("| ")][2:]
+    examples = {row[0].removeprefix("| "): (row[1].strip("`"), int(row[2].rstrip(" |"))) for row in rows}
+    assert examples.pop("no GPU")[1] == 6  # the line depends on the machine
+    assert examples.keys() == DOCUMENTED.keys()
+    for situation, (line, code) in examples.items():
+        before = sorted(tmp_path.rglob("*"))
+        done = call("convert", *DOCUMENTED[situation])
+        assert fails(done, code) == f"ftbc-onnx: error: {line}"
+        assert sorted(tmp_path.rglob("*")) == before

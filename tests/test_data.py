@@ -140,9 +140,10 @@ class TestArrayFiles:
         content = path.read_bytes()
         for damaged in (b"", b"no array", content[: len(content) // 2]):
             path.write_bytes(damaged)
-            refused(DataError, path, "cannot be read", what=path)
+            assert "allow_pickle" not in refused(DataError, path, "cannot be read", what=path)
         save(path, np.array([{}, "pickled"], object))
-        refused(DataError, path, "cannot be read", what=path)
+        text = refused(DataError, path, "cannot be read", "holds pickled Python objects", what=path)
+        assert "allow_pickle" not in text  # no advice that cannot be followed
         save(path, np.zeros((0, 4), np.float32))
         refused(DataError, path, what=path)
 

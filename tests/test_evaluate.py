@@ -44,7 +44,7 @@ def judge(
     """Evaluate with the ANN's run over the same data."""
     emitted, batching = emit_unrolled(network, plan), batches_of(size, fixed)
     shared = {name: options[name] for name in ("samples", "label_offset") if name in options}
-    ann = run_ann(network, emitted.readouts[0].output, source, batching, device=CPU, **shared)
+    ann = run_ann(network.view.model, network, emitted.readouts[0].output, source, batching, device=CPU, **shared)
     return evaluate(emitted.model, emitted.readouts, plan, source, batching, device=CPU, ann=ann, **options)
 
 
@@ -314,3 +314,19 @@ def test_arrays_for_a_network_that_was_calibrated_on_images(tmp_path: Path) -> N
         evaluate_file(snn, TEST)
     judged, _ = evaluate_file(snn, TEST, preprocessing=Preprocessing(scale=1.0))
     assert judged.accuracy is not None
+
+
+def test_the_ann_is_judged_as_it_was_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not as it was normalised: a mistake there shows in the agreement, and is not taken for the ANN's."""
+    normalised = pipeline.normalise
+
+    def spoilt(model: onnx.ModelProto) -> Any:
+        result = normalised(model)
+        weight = next(w for w in result.model.graph.initializer if w.name == result.model.graph.node[-1].input[1])
+        weight.CopyFrom(onnx.numpy_helper.from_array(-onnx.numpy_helper.to_array(weight), weight.name))
+        return result
+
+    monkeypatch.setattr(pipeline, "normalise", spoilt)
+    found = convert(RELU, CALIBRATION, eval_data=TEST, steps=2).report["evaluation"]
+    assert found["ann_accuracy"] == 100
+    assert found["agreement"][-1] < 20

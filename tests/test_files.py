@@ -97,6 +97,12 @@ class TestUnfit:
     def test_old_opset(self) -> None:
         refused(parse("g (float[N,4] x) => (float[N,4] y) { y = Relu(x) }", opset=8), "'g' uses opset 8", "opset 9")
 
+    def test_opset_of_the_future(self) -> None:
+        newest = onnx.defs.onnx_opset_version()
+        model = residual()
+        model.opset_import[0].version = newest + 1
+        refused(model, f"'residual' uses opset {newest + 1}, and onnx {onnx.__version__} knows {newest} at most")
+
     def test_no_opset(self) -> None:
         model = residual()
         del model.opset_import[:]

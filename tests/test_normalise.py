@@ -279,6 +279,13 @@ def test_other_domains_stay_as_they_are():
     assert after.graph.node[0].attribute[0].i == 3
 
 
+@pytest.mark.parametrize("op", ["Identity(a)", "Dropout(a)", "BatchNormalization(a, k, k, k, k)", "Relu(a)"])
+def test_operators_of_other_domains_are_not_taken_for_standard_ones(op):
+    text = f"g (float[N,3] x) => (float[N,3] y) {{ a = Neg(x) b = com.example.{op} y = Relu(b) }}"
+    model = parse(text, domains='"com.example" : 2', k=np.ones(3, np.float32))
+    assert ops(normalise(model).model) == ["Neg", op.partition("(")[0], "Relu"]
+
+
 def test_local_functions_are_inlined():
     text = """g (float[N,3] x) => (float[N,3] y) { a = local.act(x) b = local.act(a) y = Neg(b) }
     <domain: "local", opset_import: ["" : 17]> act (p) => (q) { z = Neg(p) q = Relu(z) }"""

@@ -14,7 +14,15 @@ from ftbc_onnx import convert, runtime
 from ftbc_onnx.errors import DeviceError, ModelError
 from ftbc_onnx.evaluate import evaluate_file
 from ftbc_onnx.graph.files import probe_model
-from ftbc_onnx.runtime import CPU, Device, Session, choose_device, conflicting_packages, runtime_version
+from ftbc_onnx.runtime import (
+    CPU,
+    Device,
+    Session,
+    _first_line,
+    choose_device,
+    conflicting_packages,
+    runtime_version,
+)
 
 
 def why_no_cuda() -> str | None:
@@ -154,6 +162,18 @@ class TestSession:
         model.graph.node[0].op_type = "Adder"
         with pytest.raises(ModelError, match=f"onnxruntime {runtime_version()} does not take the model: .*Adder"):
             Session(model)
+
+    def test_an_opset_that_is_too_new_is_named(self) -> None:
+        model = probe_model()
+        model.opset_import[0].version = 999
+        with pytest.raises(ModelError, match=r"it takes opset \d\d at most: export the model with an older opset"):
+            Session(model)
+
+    def test_places_in_the_source_code_of_onnxruntime_are_left_out(self) -> None:
+        said = (
+            "FAIL : /onnxruntime_src/onnxruntime/core/graph/model.cc:256 onnxruntime::Model::Model(f(int)&&) It is\nbad"
+        )
+        assert _first_line(RuntimeError(said)) == "FAIL : It is bad"
 
     def test_a_run_that_fails_is_one_line_with_the_batch(self) -> None:
         text = "g (float[N,4] x) => (float[M,3] y) <int64[2] s = {2,3}> { y = Reshape(x, s) }"

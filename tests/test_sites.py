@@ -392,6 +392,25 @@ def test_refusal_says_why(body, words):
     assert str(refusal) == f"{refusal.op_type} '{refusal.node}': {refusal.reason}"
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        "y = custom.Relu(k)",
+        "y = custom.Clip(k, zero, six)",
+        "y = custom.Max(k, zero)",
+        "a = Clip(k, zero, one) b = Mul(a, four) c = Add(b, half) d = custom.Floor(c) y = Div(d, four)",
+    ],
+)
+def test_operator_of_another_domain_with_the_name_of_a_rectifier_is_refused(body):
+    text = f"g ({IMAGE}) => (float[a] y) {{ k = Neg(x) {body} }}"
+    model = parse(text, domains='"custom" : 1', four=np.float32(4), half=np.float32(0.5), **WEIGHTS)
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    network = find_network(normalise(model).model)
+    (refusal,) = network.refusals
+    assert "it is of the domain 'custom'" in refusal.reason
+    assert not any(site.op_type == "QCFS" for site in network.sites)
+
+
 def test_rectifier_with_a_constant_that_adds_an_axis_is_no_site():
     model = parse(
         "g (float[N,3] x) => (float[1,N,3] y) <float[1,1,1] z = {0}> { r = Relu(x) q = Neg(r) y = Max(q, z) }"

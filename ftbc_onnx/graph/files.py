@@ -43,7 +43,7 @@ def load(model: str | os.PathLike[str] | bytes | onnx.ModelProto) -> SourceModel
         model: a path, the bytes of a file, or a model in memory.
 
     Raises:
-        ModelError: it is missing, empty, no ONNX, invalid, too old, or its external data are not beside it.
+        ModelError: it is missing, empty, no ONNX, invalid, too old or too new, or its external data are not beside it.
     """
     if isinstance(model, onnx.ModelProto):
         raw = model.SerializeToString(deterministic=True) if model.ByteSize() < _PROTOBUF_LIMIT else b""
@@ -111,6 +111,11 @@ def _check(source: SourceModel) -> None:
     if version < OLDEST:
         raise ModelError(
             f"'{source.name}' uses opset {version}: export it with opset {OLDEST} or newer (13 or newer is best)"
+        )
+    if version > onnx.defs.onnx_opset_version():
+        raise ModelError(
+            f"'{source.name}' uses opset {version}, and onnx {onnx.__version__} knows {onnx.defs.onnx_opset_version()} "
+            "at most: export it with an older opset"
         )
     if any(entry.key == _MARK for entry in model.metadata_props):
         raise ModelError(

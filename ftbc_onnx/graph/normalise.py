@@ -61,8 +61,13 @@ def normalise(model: onnx.ModelProto) -> Normalised:
 
 def _round(model: onnx.ModelProto, changes: Counter[str]) -> onnx.ModelProto:
     graph = gs.import_onnx(model)
+    foreign = [(node, node.op) for node in graph.nodes if node.domain]
+    for node, op in foreign:  # whatever its name is: no pass knows it
+        node.op = f"{node.domain}.{op}"
     for apply in PASSES:
         changes[apply.__name__] += apply(graph)
+    for node, op in foreign:
+        node.op = op
     graph.cleanup(recurse_subgraphs=False).toposort()
     return _export(graph, model)
 

@@ -21,6 +21,8 @@ def find_rectifiers(view: GraphView) -> list[SpikingSite]:
     sites = []
     taken: set[str] = set()
     for match in find_qcfs(view):
+        if any(node.domain for node in match.nodes):
+            continue  # an operator of another domain that has the name of a standard one
         names = tuple(node.name for node in match.nodes)
         site = make_site(view, "QCFS", names, match.current, match.output)
         theta = match.threshold
@@ -41,6 +43,8 @@ def find_rectifiers(view: GraphView) -> list[SpikingSite]:
 
 def _as_rectifier(view: GraphView, node: onnx.NodeProto) -> tuple[str, float | None] | None:
     """(current, ceiling) of a node that is max(x, 0), with or without an upper bound."""
+    if node.domain:
+        return None
     if node.op_type == "Relu":
         return node.input[0], None
     if node.op_type == "Clip" and view.is_float(node.input[0]):
