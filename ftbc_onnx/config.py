@@ -10,8 +10,9 @@ from typing import Any
 from ftbc_onnx.errors import ConfigError
 from ftbc_onnx.neurons import BINARY, NeuronSpec
 
-THRESHOLDS = ("mse", "percentile", "max")
+THRESHOLDS = ("auto", "mse", "moments", "percentile", "max")
 SMOOTH = ("spiking", "rate-exact")
+BUDGETS = ("accuracy", "spikes", "levels")
 RULES = ("solve", "paper", "none")
 
 
@@ -21,21 +22,27 @@ class ConvertConfig:
 
     Attributes:
         steps: T, the number of time steps.
-        neuron: name of a neuron, for the rectifiers.
+        neuron: name of a neuron, for the rectifiers; ``auto``: chosen for the budget, on calibration samples held back.
         levels: K levels per step (of ``multi-threshold`` the number of its thresholds); None: 4, or 1 of binary neurons.
-        coding: ``rate`` or ``differential``.
+            With ``auto``: at most so many levels.
+        coding: ``rate`` or ``differential``, of a neuron that is named.
+        budget: what ``auto`` looks for: ``accuracy`` (few levels, but as good as the best), ``spikes`` (the fewest events
+            of those as good as the best) or ``levels`` (the best with `levels`).
+        binary: ``auto`` keeps to spikes of 0 and theta.
         smooth: what stands behind functions that are no rectifiers: ``spiking`` neurons of both signs, or nothing
             (``rate-exact``: their values travel on as they are).
         include: regular expressions of activations to convert (operator types or node names); empty: all.
         exclude: regular expressions of activations to leave analog.
         until: name of a node behind which the network stays analog, on the mean.
         strict: refuse a network with operators that are no spike arithmetic.
-        threshold: how theta is found for plain rectifiers: ``mse`` (least squared error of a T-level quantiser),
-            ``percentile``, or ``max``. A QCFS states its own.
+        threshold: how theta is found for plain rectifiers: ``mse`` (least squared error of a quantiser of T*K levels),
+            ``moments`` (the same in closed form, from mean and variance), ``percentile``, ``max``, or ``auto`` (chosen
+            on calibration samples held back). A QCFS states its own.
         percentile: for ``percentile``, in (0, 100].
         per_channel: one theta per channel instead of one per tensor.
         rule: ``solve``, ``paper`` or ``none``.
         alpha: step of the ``paper`` rule.
+        gate: keep the biases of a site only where they hold on calibration samples held back; None: with ``solve``.
         calib_samples: samples used of the calibration data, at most.
         batch_size: samples per run; None: 128, or fewer if there are fewer.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
@@ -46,19 +53,22 @@ class ConvertConfig:
     """
 
     steps: int = 8
-    neuron: str = "if"
+    neuron: str = "auto"
     levels: int | None = None
     coding: str = "rate"
+    budget: str = "accuracy"
+    binary: bool = False
     smooth: str = "spiking"
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     until: str | None = None
     strict: bool = False
-    threshold: str = "mse"
+    threshold: str = "auto"
     percentile: float = 99.9
     per_channel: bool = True
     rule: str = "solve"
     alpha: float = 0.4
+    gate: bool | None = None
     calib_samples: int = 256
     batch_size: int | None = None
     device: str = "auto"
@@ -78,12 +88,21 @@ class ConvertConfig:
         _one_of("threshold", self.threshold, THRESHOLDS)
         _one_of("rule", self.rule, RULES)
         _one_of("smooth", self.smooth, SMOOTH)
+        _one_of("budget", self.budget, BUDGETS)
         _ = self.neuron_spec  # refuses what is no neuron
+        if self.neuron == "auto" and self.coding != "rate":
+            raise ConfigError("coding goes with a neuron that is named: add --neuron (auto tries both by itself)")
+        if self.neuron == "auto" and self.levels is not None:
+            check_positive("levels", self.levels)
+        if self.neuron != "auto" and (self.binary or self.budget != "accuracy"):
+            raise ConfigError(f"budget and binary go with --neuron auto, not with '{self.neuron}'")
         if not _is_number(self.percentile) or not 0 < self.percentile <= 100:
             raise ConfigError(f"percentile is {self.percentile}: it must be above 0 and at most 100")
         if not _is_number(self.alpha) or not 0 < self.alpha < float("inf"):
             raise ConfigError(f"alpha is {self.alpha}: it must be a positive number (0.4 is the published one)")
-        for name in ("strict", "per_channel", "random_data", "verify", "running_mean"):
+        if self.gate is not None and not isinstance(self.gate, bool):
+            raise ConfigError(f"gate is {self.gate!r}: it must be True, False or None")
+        for name in ("binary", "strict", "per_channel", "random_data", "verify", "running_mean"):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"{name} is {getattr(self, name)!r}: it must be True or False")
 
@@ -104,9 +123,16 @@ class ConvertConfig:
 
     @property
     def neuron_spec(self) -> NeuronSpec:
-        """The neuron, with its levels and coding."""
+        """The neuron, with its levels and coding (integrate-and-fire for ``auto``, until one is chosen)."""
+        if self.neuron == "auto":
+            return NeuronSpec()
         levels = self.levels if self.levels is not None else 1 if self.neuron in BINARY else 4
         return NeuronSpec(self.neuron, levels, self.coding)
+
+    @property
+    def gates(self) -> bool:
+        """Whether biases have to hold on samples held back."""
+        return self.rule == "solve" if self.gate is None else self.gate and self.rule != "none"
 
     def as_dict(self) -> dict[str, Any]:
         """The options as plain JSON types."""

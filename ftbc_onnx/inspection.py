@@ -36,7 +36,7 @@ def inspect_model(model: Any, config: ConvertConfig | None = None) -> dict[str, 
             source.digest,
             network.sites,
             config.steps,
-            config.neuron_spec,
+            config.neuron_spec,  # of ``auto``, the smallest
             {s.name: np.ones(s.channels) for s in network.sites},
         )
         forms["unrolled"] = len(emit_unrolled(network, plan).model.graph.node)

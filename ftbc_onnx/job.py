@@ -1,25 +1,16 @@
-"""What every stage of a conversion may look at, and what is said of it in the report and in the emitted file."""
+"""What every stage of a conversion may look at."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import version
-from pathlib import Path
-from typing import Any
 
 from ftbc_onnx.config import ConvertConfig
 from ftbc_onnx.data import DataSource
-from ftbc_onnx.graph.classes import NodeClass
-from ftbc_onnx.graph.emit.unrolled import Emitted
 from ftbc_onnx.graph.files import SourceModel
 from ftbc_onnx.graph.normalise import Normalised
 from ftbc_onnx.graph.sites import Network
-from ftbc_onnx.plan import SpikingPlan
-from ftbc_onnx.results import CalibrationResult
-from ftbc_onnx.runtime import Device, runtime_version
-from ftbc_onnx.thresholds import ActivationStatistics
+from ftbc_onnx.runtime import Device
 
 Progress = Callable[[str, int, int], None]
 """Called with (stage, samples done, samples in all)."""
@@ -40,72 +31,3 @@ class Job:
     judged: DataSource | None
     label_offset: int
     progress: Progress
-
-
-def record_of(job: Job, plan: SpikingPlan, emitted: Emitted, calibrated: CalibrationResult | None) -> dict[str, Any]:
-    """What the emitted model remembers of where it comes from."""
-    data = job.calibration
-    return {
-        "version": version("ftbc-onnx"),
-        "runtime": runtime_version(),
-        "form": "unrolled",
-        "source": Path(job.source.name).name,
-        "source_digest": job.source.digest,
-        "plan": plan.describe(),
-        "readout": [{"output": r.output, "is_mean": r.is_mean, "tensors": list(r.tensors)} for r in emitted.readouts],
-        "options": job.config.as_dict(),
-        "threshold": _threshold_method(job),
-        "device": job.device.name,
-        "provider": job.device.expected,
-        "rule": "none" if calibrated is None else calibrated.rule,
-        "samples": 0 if calibrated is None else calibrated.samples,
-        "data": "none" if data is None else data.description,
-        "data_digest": "" if data is None else data.digest(),
-        "random_data": job.random,
-        "preprocessing": {} if data is None else data.preprocessing.as_dict(),
-    }
-
-
-def _threshold_method(job: Job) -> str:
-    """How theta was found, in words."""
-    stated = sum(site.threshold is not None for site in job.network.sites)
-    if stated == len(job.network.sites):
-        return "stated by the QCFS activations"
-    config = job.config
-    method = f"percentile {config.percentile:g}" if config.threshold == "percentile" else config.threshold
-    scope = "per channel" if config.per_channel else "per tensor"
-    return f"{method} {scope}" + (f", {stated} stated by QCFS activations" if stated else "")
-
-
-def describe(
-    job: Job, plan: SpikingPlan, statistics: Mapping[str, ActivationStatistics], record: Mapping[str, Any]
-) -> dict[str, Any]:
-    """The part of the report that says what the network is and how it was converted."""
-    return {
-        **{key: value for key, value in record.items() if key not in ("plan", "readout")},
-        "steps": plan.steps,
-        "neuron": str(plan.neuron),
-        "opset": job.network.view.opset,
-        "normalisation": job.normalised.changes,
-        "rate_exact": [
-            {"node": node.name, "op_type": node.op_type}
-            for node in job.network.view.nodes
-            if job.network.classes[node.name] is NodeClass.RATE_EXACT
-        ],
-        "analog": [{"node": r.node, "op_type": r.op_type, "reason": r.reason} for r in job.network.analog],
-        "node_classes": dict(Counter(kind.value for kind in job.network.classes.values())),
-        "sites": [
-            {
-                "name": site.name,
-                "op_type": site.op_type,
-                "channels": site.channels,
-                "channel_axis": site.channel_axis,
-                "levels": site.levels,
-                "signed": site.signed,
-                "threshold": [float(plan.thresholds[site.name].min()), float(plan.thresholds[site.name].max())],
-                "dead_channels": int(statistics[site.name].dead.sum()) if site.name in statistics else None,
-                "upstream": list(site.upstream),
-            }
-            for site in plan.sites
-        ],
-    }

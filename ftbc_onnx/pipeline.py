@@ -8,7 +8,6 @@ Every stage takes frozen values and gives frozen values; only loading, data and 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from ftbc_onnx.batching import Batching, choose_batching
-from ftbc_onnx.calibrate import calibrate
 from ftbc_onnx.config import ConvertConfig
 from ftbc_onnx.data import DataSource, open_data, random_source
 from ftbc_onnx.errors import ConfigError, DataError, ModelError
@@ -32,13 +30,12 @@ from ftbc_onnx.graph.scope import Scope
 from ftbc_onnx.graph.sites import Network, find_network
 from ftbc_onnx.graph.view import GraphView
 from ftbc_onnx.images import Preprocessing
-from ftbc_onnx.job import Job, Progress, describe, record_of
-from ftbc_onnx.neurons import NeuronSpec
+from ftbc_onnx.job import Job, Progress
 from ftbc_onnx.plan import SpikingPlan
-from ftbc_onnx.results import CalibrationResult, EvaluationResult, VerificationResult
-from ftbc_onnx.rules import make_rule
+from ftbc_onnx.planning import calibration_batching, make_plan
+from ftbc_onnx.record import describe, record_of
+from ftbc_onnx.results import EvaluationResult, VerificationResult
 from ftbc_onnx.runtime import Session, choose_device
-from ftbc_onnx.thresholds import ActivationStatistics, collect_statistics, estimate_thresholds
 from ftbc_onnx.verify import verify
 
 _VERIFY_SAMPLES = 2
@@ -137,20 +134,19 @@ def convert(
         progress,
     )
     if calibration is not None:
-        _calibration_batching(job, calibration)  # refuses too few samples
+        calibration_batching(job, calibration)  # refuses too few samples
     ann = _run_ann(job)
-    plan, statistics = _plan(job)
-    calibrated = _calibrate(job, plan)
-    plan = plan if calibrated is None else plan.with_biases(calibrated.biases)
+    planned = make_plan(job)
+    plan = planned.plan
     emitted = emit_unrolled(network, plan)
     checked = _verify(job, plan, emitted)
     evaluation, before = _evaluate(job, plan, emitted, ann)
     model_out = expose_running_means(emitted.model, emitted.readouts) if config.running_mean else emitted.model
-    record = record_of(job, plan, emitted, calibrated)
+    record = record_of(job, planned, emitted)
     report = {
-        **describe(job, plan, statistics, record),
+        **describe(job, planned, record),
         "emitted_nodes": len(model_out.graph.node),
-        "calibration": None if calibrated is None else calibrated.as_dict(),
+        "calibration": planned.calibration_record(),
         "verification": None if checked is None else checked.as_dict(),
         "evaluated_on": "nothing"
         if evaluation is None
@@ -222,47 +218,6 @@ def _with_free_batch(network: Network, data: DataSource | None) -> Network:
         if value.shape != expected.shape or not np.allclose(value, expected, rtol=1e-3, atol=1e-4):
             return network
     return replace(network, view=GraphView(freed))
-
-
-def _calibration_batching(job: Job, data: DataSource) -> tuple[Batching, int]:
-    """Batches for calibration, and the number of samples used."""
-    samples = min(job.config.calib_samples, len(data))
-    return choose_batching(job.config.batch_size, job.free.static_batch, data, samples, "calibration"), samples
-
-
-def _plan(job: Job) -> tuple[SpikingPlan, Mapping[str, ActivationStatistics]]:
-    """Thresholds, and the plan with every bias zero."""
-    network, config, data = job.network, job.config, job.calibration
-    statistics: Mapping[str, ActivationStatistics] = {}
-    if data is not None:
-        batching, samples = _calibration_batching(job, data)
-        statistics = collect_statistics(
-            job.free,
-            data,
-            samples,
-            batching,
-            job.device,
-            progress=lambda done: job.progress("thresholds", done, 2 * samples),
-        )
-    thresholds = estimate_thresholds(network, statistics, config)
-    return SpikingPlan(job.source.digest, network.sites, config.steps, config.neuron_spec, thresholds), statistics
-
-
-def _calibrate(job: Job, plan: SpikingPlan) -> CalibrationResult | None:
-    rule, data = make_rule(job.config.rule, job.config.alpha), job.calibration
-    if rule is None or data is None:
-        return None
-    batching, samples = _calibration_batching(job, data)
-    return calibrate(
-        job.free,
-        plan,
-        rule,
-        data,
-        batching=batching,
-        samples=samples,
-        device=job.device,
-        progress=lambda done: job.progress("biases", done, samples),
-    )
 
 
 def _verify(job: Job, plan: SpikingPlan, emitted: Emitted) -> VerificationResult | None:

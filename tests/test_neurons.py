@@ -19,26 +19,32 @@ DYADIC = np.array([0.75, 1.5, 0.25, 2.0], np.float32).reshape(ROW)
 
 
 EVERY = {
-    **{str(spec): spec.make() for spec in (
-        NeuronSpec("if"),
-        NeuronSpec("signed"),
-        NeuronSpec("signed-st"),
-        NeuronSpec("group", 3),
-        NeuronSpec("group", 4),
-        NeuronSpec("signed-group", 3),
-        NeuronSpec("signed-group", 15),
-        NeuronSpec("multi-threshold", 4),
-        NeuronSpec("if", coding="differential"),
-        NeuronSpec("signed", coding="differential"),
-        NeuronSpec("signed-group", 4, "differential"),
-        NeuronSpec("multi-threshold", 3, "differential"),
-    )},
-    **{f"{spec} bipolar": spec.make(bipolar=True) for spec in (
-        NeuronSpec("if"),
-        NeuronSpec("group", 5),
-        NeuronSpec("multi-threshold", 4),
-        NeuronSpec("signed-group", 4, "differential"),
-    )},
+    **{
+        str(spec): spec.make()
+        for spec in (
+            NeuronSpec("if"),
+            NeuronSpec("signed"),
+            NeuronSpec("signed-st"),
+            NeuronSpec("group", 3),
+            NeuronSpec("group", 4),
+            NeuronSpec("signed-group", 3),
+            NeuronSpec("signed-group", 15),
+            NeuronSpec("multi-threshold", 4),
+            NeuronSpec("if", coding="differential"),
+            NeuronSpec("signed", coding="differential"),
+            NeuronSpec("signed-group", 4, "differential"),
+            NeuronSpec("multi-threshold", 3, "differential"),
+        )
+    },
+    **{
+        f"{spec} bipolar": spec.make(bipolar=True)
+        for spec in (
+            NeuronSpec("if"),
+            NeuronSpec("group", 5),
+            NeuronSpec("multi-threshold", 4),
+            NeuronSpec("signed-group", 4, "differential"),
+        )
+    },
 }
 """Every neuron, with parameters away from their defaults, for rectifiers and for y = x."""
 

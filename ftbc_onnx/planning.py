@@ -1,0 +1,227 @@
+"""From a network and calibration data to a plan: neuron, thresholds, biases, each chosen on samples held back.
+
+    split -> statistics -> neuron -> thresholds -> biases -> gate
+
+Without calibration data a network must state its thresholds, and nothing is chosen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from ftbc_onnx.batching import Batching, choose_batching
+from ftbc_onnx.calibrate import calibrate
+from ftbc_onnx.data import DataSource
+from ftbc_onnx.evaluate import run_ann
+from ftbc_onnx.graph.emit.search import Candidate
+from ftbc_onnx.job import Job
+from ftbc_onnx.neurons import NeuronSpec
+from ftbc_onnx.plan import SpikingPlan
+from ftbc_onnx.results import CalibrationResult
+from ftbc_onnx.rules import SolveRule, make_rule
+from ftbc_onnx.selection import (
+    Judge,
+    Selection,
+    candidates_for,
+    choose_neuron,
+    gate_biases,
+    search_sites,
+    split,
+)
+from ftbc_onnx.thresholds import ActivationStatistics, collect_statistics, estimate_thresholds
+
+QUICK = 64
+"""Samples that a trial is calibrated and judged on, at most."""
+
+_SITE_ELEMENTS = 1 << 26  # elements of the largest site, over samples and steps, that a search may hold
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A plan, and how it came about.
+
+    Attributes:
+        plan: with its biases.
+        statistics: of the sites that state no threshold.
+        calibrated: what the rule found; None if no biases were looked for.
+        selections: what was tried and chosen.
+        gated: sites whose biases were put to zero because they did not hold on the samples held back.
+        fitted: calibration samples fitted to.
+        held_back: calibration samples that judged; 0 if those fitted to judged as well.
+    """
+
+    plan: SpikingPlan
+    statistics: Mapping[str, ActivationStatistics]
+    calibrated: CalibrationResult | None
+    selections: tuple[Selection, ...]
+    gated: int
+    fitted: int
+    held_back: int
+
+    def calibration_record(self) -> dict[str, Any] | None:
+        """For the report; None if no biases were looked for."""
+        if self.calibrated is None:
+            return None
+        return {**self.calibrated.as_dict(), "held_back": self.held_back, "gated_sites": self.gated}
+
+
+def calibration_batching(job: Job, data: DataSource) -> tuple[Batching, int]:
+    """Batches for calibration, and the number of samples used.
+
+    Raises:
+        DataError: there are fewer samples than a batch.
+    """
+    samples = min(job.config.calib_samples, len(data))
+    return choose_batching(job.config.batch_size, job.free.static_batch, data, samples, "calibration"), samples
+
+
+def make_plan(job: Job) -> Planned:
+    """Neuron, thresholds and biases as the options say, in the order of this module's head."""
+    config = job.config
+    if job.calibration is None:
+        spec = NeuronSpec("if") if config.neuron == "auto" else config.neuron_spec
+        thresholds = estimate_thresholds(job.network, {}, config, config.steps * spec.most)
+        plan = SpikingPlan(job.source.digest, job.network.sites, config.steps, spec, thresholds)
+        return Planned(plan, {}, None, (), 0, 0, 0)
+    return _Planner(job, job.calibration).run()
+
+
+class _Planner:
+    """The stages share the split data, the statistics and the judge."""
+
+    def __init__(self, job: Job, data: DataSource) -> None:
+        self.job = job
+        batching, samples = calibration_batching(job, data)
+        chooses = job.config.neuron == "auto" or job.config.threshold == "auto" or job.config.gates
+        fit, held = split(data, samples, batching.size if batching.fixed else 1) if chooses else (data, None)
+        self.fit, self.held = fit, held
+        self.fitted = min(samples, len(fit))
+        self.batching = batching if batching.fixed else Batching(min(batching.size, self.fitted), False)
+        self.statistics: Mapping[str, ActivationStatistics] = {}
+        self._judge: Judge | None = None
+
+    def run(self) -> Planned:
+        job, config = self.job, self.job.config
+        self.statistics = collect_statistics(
+            job.free,
+            self.fit,
+            self.fitted,
+            self.batching,
+            job.device,
+            progress=lambda done: job.progress("thresholds", done, 2 * self.fitted),
+        )
+        selections = []
+        spec = config.neuron_spec
+        specs = candidates_for(config.budget, config.levels, config.binary) if config.neuron == "auto" else (spec,)
+        if len(specs) > 1:
+            spec, selection = choose_neuron(specs, config.budget, self._quick, self.judge)
+            selections.append(selection)
+        else:
+            spec = specs[0]
+        plan = self._plan(spec)
+        if config.threshold == "auto" and any(site.threshold is None for site in plan.sites):
+            plan, selection = self._choose_thresholds(plan)
+            selections.append(selection)
+        calibrated = self._calibrate(plan)
+        gated = 0
+        if calibrated is not None:
+            plan = plan.with_biases(calibrated.biases)
+            if config.gates and self.held is not None:
+                plan, gated, selection = self._gate(plan)
+                selections.append(selection)
+        held = 0 if self.held is None else len(self.held)
+        return Planned(plan, self.statistics, calibrated, tuple(selections), gated, self.fitted, held)
+
+    @property
+    def judge(self) -> Judge:
+        """Made when it is first needed; without samples held back, some that were fitted to judge."""
+        if self._judge is None:
+            job = self.job
+            source = self.held or self.fit
+            static = job.network.static_batch
+            most = min(len(source), QUICK if static is None else max(QUICK // static, 1) * static)
+            source = source.subset(np.arange(most))
+            batching = choose_batching(job.config.batch_size, static, source, None, "evaluation")
+            output = next(name for name in job.network.view.output_names if name in job.network.temporal)
+            ann = run_ann(job.source.model, job.network, output, source, batching, device=job.device, label_offset=None)
+            self._judge = Judge(job.network, ann, source, batching, job.device)
+        return self._judge
+
+    def _plan(self, spec: NeuronSpec, method: str | None = None, levels: float = 1.0) -> SpikingPlan:
+        """Thresholds for a neuron, biases zero; `levels` times T*K levels for the methods that look at them."""
+        config = self.job.config
+        count = max(1, round(config.steps * spec.most * levels))
+        thresholds = estimate_thresholds(self.job.network, self.statistics, config, count, method)
+        return SpikingPlan(self.job.source.digest, self.job.network.sites, config.steps, spec, thresholds)
+
+    def _quick(self, spec: NeuronSpec) -> SpikingPlan:
+        return self._with_quick_biases(self._plan(spec))
+
+    def _with_quick_biases(self, plan: SpikingPlan) -> SpikingPlan:
+        found = self._calibrate(plan, QUICK, "choices")
+        return plan if found is None else plan.with_biases(found.biases)
+
+    def _calibrate(self, plan: SpikingPlan, most: int | None = None, stage: str = "biases") -> CalibrationResult | None:
+        job = self.job
+        rule = make_rule(job.config.rule, job.config.alpha)
+        if rule is None:
+            return None
+        samples = min(self.fitted, most or self.fitted)
+        if self.batching.fixed:
+            samples = max(samples // self.batching.size, 1) * self.batching.size
+        batching = replace(self.batching, size=min(self.batching.size, samples))
+        return calibrate(
+            job.free,
+            plan,
+            rule,
+            self.fit,
+            batching=batching,
+            samples=samples,
+            device=job.device,
+            progress=lambda done: job.progress(stage, done, samples),
+        )
+
+    def _choose_thresholds(self, plan: SpikingPlan) -> tuple[SpikingPlan, Selection]:
+        """Three whole plans against each other: mse for T*K levels, for twice as many, and every site its own."""
+        more = self._plan(plan.neuron, levels=2.0)
+        methods: Sequence[SpikingPlan] = (
+            plan,
+            more,
+            self._plan(plan.neuron, "moments"),
+            self._plan(plan.neuron, "percentile"),
+            self._plan(plan.neuron, "max"),
+        )
+        tried = {
+            site.name: [Candidate(p.thresholds[site.name]) for p in (methods if site.threshold is None else (plan,))]
+            for site in plan.sites
+        }
+        feeds = self._few()
+        kept = search_sites(self.job.free, plan, tried, feeds, self.job.device, SolveRule())
+        own = replace(plan, thresholds={name: tried[name][which].threshold for name, which in kept.items()})
+        words = ("mse for T*K levels", "mse for 2*T*K levels", "of mse, moments, percentile and max, per site")
+        plans = (plan, more, own)
+        trials = tuple(self.judge(word, self._with_quick_biases(p)) for word, p in zip(words, plans, strict=True))
+        chosen = min(range(len(plans)), key=lambda i: trials[i].error)
+        return plans[chosen], Selection("threshold", trials, chosen, "least output error")
+
+    def _gate(self, plan: SpikingPlan) -> tuple[SpikingPlan, int, Selection]:
+        """Per site first; then all of it against none."""
+        gated, dropped = gate_biases(self.job.free, plan, self._few(held=True), self.job.device)
+        plans = (gated, plan.without_biases())
+        words = (f"biases at {len(plan.sites) - dropped} of {len(plan.sites)} sites", "no biases")
+        trials = tuple(self.judge(word, p) for word, p in zip(words, plans, strict=True))
+        chosen = min(range(2), key=lambda i: trials[i].error)
+        dropped = dropped if chosen == 0 else len(plan.sites)
+        return plans[chosen], dropped, Selection("temporal bias", trials, chosen, "least output error")
+
+    def _few(self, held: bool = False) -> Mapping[str, np.ndarray]:
+        """Samples for one run that holds all steps of a site at once."""
+        source = self.held if held and self.held is not None else self.fit
+        sizes = [(s.counts.sum() + s.zeros.sum()) / max(self.fitted, 1) for s in self.statistics.values()]
+        most = int(_SITE_ELEMENTS // max(max(sizes, default=0) * self.job.config.steps, 1)) if sizes else QUICK
+        size = self.batching.size if self.batching.fixed else int(np.clip(most, 4, min(QUICK, len(source))))
+        return next(source.batches(size, limit=size)).feeds
