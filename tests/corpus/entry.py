@@ -25,7 +25,9 @@ class Entry:
             ArgMax), its error need not shrink like a power of t, and only the last error counts.
         final: the error after the last step must be at most this, relative to the mean size of the ANN's output.
         fixed: values of inputs that must not be random.
-        fixed_batch: the batch that the file fixes; None: free.
+        fixed_batch: the batch that the file fixes (or its constants do); None: free.
+        opset: version of the default domain, to skip what the installed onnxruntime is too old for.
+        inferable: False where onnx's own strict shape inference rejects the network before it is converted.
     """
 
     name: str
@@ -35,6 +37,8 @@ class Entry:
     final: float = 0.05
     fixed: Mapping[str, np.ndarray] = field(default_factory=dict)
     fixed_batch: int | None = None
+    opset: int = 17
+    inferable: bool = True
 
     def __str__(self) -> str:
         return self.name
@@ -59,7 +63,8 @@ def _value(info: onnx.ValueInfoProto, rows: int, seed: int) -> np.ndarray:
 
 def text(name: str, inputs: str, outputs: str, body: str, *, opset: int = 17, **more: object) -> Entry:
     """An entry written as ONNX text; of `more`, the fields of Entry are told apart from constants and `functions`."""
-    options = {key: more.pop(key) for key in ("steps", "slope", "final", "fixed", "fixed_batch") if key in more}
+    names = ("steps", "slope", "final", "fixed", "fixed_batch", "inferable")
+    options = {key: more.pop(key) for key in names if key in more}
     functions, domains = str(more.pop("functions", "")), str(more.pop("domains", ""))
     source = f"g ({inputs}) => ({outputs}) {{ {body} }}\n{functions}"
-    return Entry(name, lambda: parse(source, opset=opset, domains=domains, **more), **options)
+    return Entry(name, lambda: parse(source, opset=opset, domains=domains, **more), opset=opset, **options)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from corpus.entry import Entry, text
 from helpers import numbers
+
+from corpus.entry import Entry, text
 
 W = {
     "w": numbers(4, 3, 3, 3, seed=1, scale=0.4),
@@ -97,8 +98,8 @@ ROUTES = [
          "t = ConvTranspose<strides=[2,2]>(s, up) k = Concat<axis=1>(r, t) q = Conv<pads=[1,1,1,1]>(k, w8)"),
     tail("picture from rows", "f1 = Flatten(r) e = MatMul(f1, wide) s = Relu(e) q0 = Reshape(s, picture) "
          "q = Pad(q0, pads)", wide=numbers(144, 24, seed=22, scale=0.15)),
-    tail("transposes", "t = Transpose<perm=[0,2,3,1]>(r) e = MatMul(t, m4) s = Relu(e) q = Transpose<perm=[0,3,1,2]>(s)",
-         m4=numbers(4, 4, seed=23, scale=0.6)),
+    tail("transposes", "t = Transpose<perm=[0,2,3,1]>(r) e = MatMul(t, m4) s = Relu(e) "
+         "q = Transpose<perm=[0,3,1,2]>(s)", m4=numbers(4, 4, seed=23, scale=0.6)),
 ]  # fmt: skip
 
 INTERFACES = [

@@ -12,9 +12,9 @@ from collections.abc import Mapping
 
 import numpy as np
 import onnx
-from corpus.entry import ROWS, Entry
 from helpers import assert_valid, run
 
+from corpus.entry import ROWS, Entry
 from ftbc_onnx.graph.emit.unrolled import emit_unrolled
 from ftbc_onnx.graph.normalise import normalise
 from ftbc_onnx.graph.observe import expose_running_means, expose_tensors, running_mean_name
@@ -90,9 +90,12 @@ def assert_converges(network: Network, entry: Entry, feeds: Feeds) -> None:
             assert slope <= entry.slope, f"{name}: slope {slope:.2f}, at most {entry.slope}; last error {late:.4f}"
 
 
-def assert_standard(model: onnx.ModelProto) -> None:
+def assert_standard(model: onnx.ModelProto, inferable: bool = True) -> None:
     """Valid, and nothing but operators of the default domain."""
-    assert_valid(model)
+    if inferable:
+        assert_valid(model)
+    else:
+        onnx.checker.check_model(model)
     assert [imported.domain for imported in model.opset_import] == [""]
     assert not model.functions
     assert {node.domain for node in model.graph.node} == {""}
@@ -116,9 +119,9 @@ def assert_emission(entry: Entry, model: onnx.ModelProto, network: Network) -> N
     feeds = entry.feeds(model, rows)
     plan = roomy_plan(network, feeds, SHORT)
     emitted = emit_unrolled(network, plan)
-    assert_standard(emitted.model)
+    assert_standard(emitted.model, entry.inferable)
     exposed = expose_running_means(emitted.model, emitted.readouts)
-    assert_standard(exposed)
+    assert_standard(exposed, entry.inferable)
     many = run(exposed, feeds, optimise=False)
     for name, means in simulate(network, plan, feeds).items():
         np.testing.assert_array_equal(many[running_mean_name(name)], means, err_msg=name)
@@ -135,6 +138,8 @@ def assert_batch_of_one(model: onnx.ModelProto, snn: onnx.ModelProto, feeds: Fee
     for name, expected in run(model, feeds).items():
         assert alone[name].shape == ann[name].shape
         if expected.ndim and len(expected) == ROWS and len(ann[name]) == 1:
+            if not np.allclose(ann[name], expected[:1], rtol=1e-4, atol=1e-5):
+                continue  # a maximum over the batch, say: the ANN's own answer changes with its company
             size = np.abs(many[name].astype(np.float64)).max(initial=1e-3)
             np.testing.assert_allclose(alone[name], many[name][:1], rtol=0, atol=1e-3 * size, err_msg=name)
 
