@@ -70,7 +70,11 @@ def _condition(rule: Linear) -> str:
 
 def page() -> str:
     """The text of docs/coverage.md."""
-    texts = {path.stem: path.read_text(encoding="utf-8") for path in sorted((ROOT / "tests").glob("test_*.py"))}
+    tests = ROOT / "tests"
+    paths = [*sorted((tests / "corpus").glob("*.py")), *sorted(tests.glob("test_*.py"))]
+    texts = {
+        ".".join(path.relative_to(tests).with_suffix("").parts): path.read_text(encoding="utf-8") for path in paths
+    }
     rows = []
     for op, since in sorted(operators().items()):
         users = [name for name, text in texts.items() if re.search(rf"\b{op}\b\s*(<[^()]*>\s*)?\(|\"{op}\"", text)]
