@@ -14,9 +14,11 @@ import pytest
 from helpers import OPSETS, apply, assert_same_function, assert_valid, constant, node_of, numbers, ops, parse, run
 
 from ftbc_onnx.errors import ModelError
+from ftbc_onnx.graph.normalise import infer_shapes
 from ftbc_onnx.graph.passes import (
     PASSES,
     constant_shapes,
+    copy_axes,
     drop_noops,
     fold_batchnorm,
     fold_constants,
@@ -66,6 +68,7 @@ def test_every_pass_is_tested_here():
         drop_noops,
         fold_constants,
         constant_shapes,
+        copy_axes,
         shrink_broadcasts,
         merge_clips,
         fold_batchnorm,
@@ -528,12 +531,63 @@ def test_constant_shapes_allowzero_goes_with_the_copied_axis():
     assert not node_of(after, "Reshape").attribute
 
 
+# copy_axes
+
+
+def reshape(source: str, result: str, target: list[int], attributes: str = "") -> str:
+    shape = f"int64[{len(target)}] t = {{{', '.join(map(str, target))}}}"
+    return f"g (float[{source}] x) => (float[{result}] y) <{shape}> {{ y = Reshape {attributes}(x, t) }}"
+
+
+@pytest.mark.parametrize(
+    ("source", "result", "target", "after"),
+    [
+        ("N,8,2,2", "N,8,4", [-1, 8, 4], [0, 8, 4]),
+        ("N,8,2,2", "N,8,4", [-1, 0, 4], [0, 0, 4]),
+        ("N,32", "N,4,8", [-1, 4, 8], [0, 4, 8]),
+        ("2,N,6", "2,N,2,3", [0, -1, 2, 3], [0, 0, 2, 3]),
+        ("N,1", "N", [-1], [0]),
+        ("N,8,4", "M,8", [-1, 8], None),  # merged with another axis
+        ("N,8,4", "N,32", [0, -1], None),  # another axis is left over
+        ("N,M,4", "N,M,2,2", [-1, 0, 2, 2], None),  # two that are not known
+        ("8,N,4", "N,8,4", [-1, 8, 4], None),  # another place
+        ("N,8,4", "N,8,4", [0, 8, 4], None),
+    ],
+)
+def test_copy_axes(source, result, target, after):
+    names = {"N": 3, "M": 2}
+    feeds = {"x": numbers(*(names.get(dim) or int(dim) for dim in source.split(",")))}
+    text = reshape(source, result, target)
+    model = applied(copy_axes, Case("", text, int(after is not None), ["Reshape"]), feeds=feeds)
+    np.testing.assert_array_equal(constant(model, model.graph.node[0].input[1]), after or target)
+
+
+def test_copy_axes_minds_allowzero():
+    model = applied(copy_axes, Case("", reshape("N,8,4", "N,32", [-1, 32], "<allowzero = 1> "), 1, ["Reshape"]))
+    assert not node_of(model, "Reshape").attribute
+    applied(copy_axes, Case("", reshape("N,0,4", "K,0", [4, 0], "<allowzero = 1> "), 0, ["Reshape"]))
+
+
+def test_copy_axes_keeps_the_name_of_the_batch():
+    text = reshape("N,8,2,2", "N,8,4", [-1, 8, 4]).replace("y = R", "z = R").replace("(x, t) }", "(x, t) y = Relu(z) }")
+    model, _ = apply(copy_axes, parse(text))
+    del model.graph.value_info[:]  # inferred anew, as for an emitted model
+    (value,) = infer_shapes(model).graph.value_info
+    assert [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim] == ["N", 8, 4]
+
+
 # shrink_broadcasts
 
 
 @cases(
     ("expand", f"{IN} <float[1] c = {{0}}> {{ s = Shape(x) z = Expand(c, s) y = Max(x, z) }}", 1, ["Max"]),
     ("expand-first", f"{IN} <float c = {{2}}> {{ s = Shape(x) z = Expand(c, s) y = Sub(z, x) }}", 1, ["Sub"]),
+    (
+        "expand-with-the-start-stated",
+        f"{IN} <float c = {{0}}> {{ s = Shape <start = 0> (x) z = Expand(c, s) y = Max(x, z) }}",
+        1,
+        ["Max"],
+    ),
     ("constant-of-shape", f"{IN} {{ s = Shape(x) z = ConstantOfShape(s) y = Max(z, x) }}", 1, ["Max"]),
     (
         "constant-of-shape-with-a-value",
@@ -572,6 +626,13 @@ def test_shrink_broadcasts_shrinks(case):
         "g (float[N,3] x) => (float[N,3] y) { s = Shape <start = 1> (x) e = ConstantOfShape(s) y = Max(x, e) }",
         0,
         ["Shape", "ConstantOfShape", "Max"],
+    ),
+    (
+        "window-that-ends-early",
+        "g (float[N,3] x) => (float[N,3] y) { s = Shape <end = -1> (x) e = ConstantOfShape(s) u = Transpose(x) "
+        "v = Max(u, e) y = Transpose(v) }",
+        0,
+        ["Shape", "Transpose", "ConstantOfShape", "Max", "Transpose"],
     ),
     (
         "not-elementwise",

@@ -70,12 +70,23 @@ def _condition(rule: Linear) -> str:
 
 def page() -> str:
     """The text of docs/coverage.md."""
-    texts = {path.stem: path.read_text(encoding="utf-8") for path in sorted((ROOT / "tests").glob("test_*.py"))}
+    tests = ROOT / "tests"
+    paths = [*sorted((tests / "corpus").glob("*.py")), *sorted(tests.glob("test_*.py"))]
+    texts = {
+        ".".join(path.relative_to(tests).with_suffix("").parts): path.read_text(encoding="utf-8") for path in paths
+    }
     rows = []
     for op, since in sorted(operators().items()):
-        users = [name for name, text in texts.items() if re.search(rf"\b{op}\b\s*(<[^()]*>\s*)?\(|\"{op}\"", text)]
+        users = [name for name, text in texts.items() if _uses(name, text, op)]
         rows.append(f"| {op} | {since} | {class_of(op)} | {', '.join(users)} |")
     return HEAD + "\n".join(rows) + "\n"
+
+
+def _uses(name: str, text: str, op: str) -> bool:
+    """Whether a test file has the operator in a graph, or in quotes (`corpus.operators`: in a list of names)."""
+    if name == "corpus.operators":
+        return re.search(rf"\b{op}\b", text.split("ABSENT = {", maxsplit=1)[0]) is not None
+    return re.search(rf"\b{op}\b\s*(<[^()]*>\s*)?\(|\"{op}\"", text) is not None
 
 
 @click.command()

@@ -12,6 +12,7 @@ from collections.abc import Callable
 import onnx_graphsurgeon as gs
 
 from ftbc_onnx.graph.passes.constant_shapes import constant_shapes
+from ftbc_onnx.graph.passes.copy_axes import copy_axes
 from ftbc_onnx.graph.passes.drop_noops import drop_noops
 from ftbc_onnx.graph.passes.fold_batchnorm import fold_batchnorm
 from ftbc_onnx.graph.passes.fold_constants import fold_constants
@@ -23,6 +24,7 @@ PASSES: tuple[Callable[[gs.Graph], int], ...] = (
     drop_noops,
     fold_constants,
     constant_shapes,
+    copy_axes,
     shrink_broadcasts,
     merge_clips,
     fold_batchnorm,

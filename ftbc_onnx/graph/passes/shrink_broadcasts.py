@@ -44,7 +44,7 @@ def _uniform_like(tensor: gs.Tensor, other: gs.Tensor) -> np.ndarray | None:
     if maker is None or maker.op not in ("Expand", "ConstantOfShape"):
         return None
     shape = producer(maker.inputs[-1])
-    if shape is None or shape.op != "Shape" or shape.inputs[0] is not other or shape.attrs:
+    if shape is None or shape.op != "Shape" or shape.inputs[0] is not other or not _whole(shape):
         return None
     if maker.op == "ConstantOfShape":
         value = maker.attrs.get("value")
@@ -52,3 +52,8 @@ def _uniform_like(tensor: gs.Tensor, other: gs.Tensor) -> np.ndarray | None:
     if scalar_value(maker.inputs[0]) is None:
         return None
     return np.asarray(maker.inputs[0].values).reshape(-1)[:1].reshape(())
+
+
+def _whole(shape: gs.Node) -> bool:
+    """Whether a Shape gives every axis (torch's newer exporter states its start, 0)."""
+    return shape.attrs.get("start", 0) == 0 and "end" not in shape.attrs
