@@ -19,11 +19,12 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ftbc_onnx.config import RULES, SMOOTH, THRESHOLDS, ConvertConfig
+from ftbc_onnx.config import BUDGETS, RULES, SMOOTH, THRESHOLDS, ConvertConfig
 from ftbc_onnx.errors import ConfigError, FtbcError, ModelError
 from ftbc_onnx.evaluate import evaluate_file
 from ftbc_onnx.images import Preprocessing
 from ftbc_onnx.inspection import inspect_model
+from ftbc_onnx.neurons import CODINGS, NEURONS
 from ftbc_onnx.pipeline import convert as convert_model
 from ftbc_onnx.pipeline import default_output
 from ftbc_onnx.report import print_conversion, print_curve, print_inspection
@@ -150,15 +151,44 @@ def cli() -> None:
 @click.option(
     "--threshold",
     type=click.Choice(THRESHOLDS),
-    help="How theta is found where the model does not state it [default: mse].",
+    help="How theta is found where the model does not state it [default: auto].",
 )
 @click.option("--percentile", type=float, help="For --threshold percentile [default: 99.9].")
 @click.option(
     "--per-channel/--per-tensor", default=True, show_default=True, help="One theta per channel, or per tensor."
 )
-@click.option("--neuron", default="if", show_default=True, help="Neuron model.")
+@click.option(
+    "--neuron",
+    type=click.Choice(["auto", *NEURONS]),
+    default="auto",
+    show_default=True,
+    help="Neuron; auto: chosen for the budget, on calibration samples held back.",
+)
+@click.option(
+    "--levels", type=int, help="Levels per step [default: 4]; of auto: at most."
+)
+@click.option(
+    "--coding",
+    type=click.Choice(CODINGS),
+    default="rate",
+    show_default=True,
+    help="What the spikes of a named neuron say.",
+)
+@click.option(
+    "--budget",
+    type=click.Choice(BUDGETS),
+    default="accuracy",
+    show_default=True,
+    help="What --neuron auto looks for: few levels, few events, or the best with --levels.",
+)
+@click.option("--binary", is_flag=True, help="--neuron auto keeps to spikes of 0 and theta.")
 @click.option("--rule", type=click.Choice(RULES), default="solve", show_default=True, help="How biases are found.")
 @click.option("--alpha", type=float, default=0.4, show_default=True, help="Step of --rule paper.")
+@click.option(
+    "--gate/--no-gate",
+    default=None,
+    help="Keep a site's biases only where they hold on calibration samples held back [default: with solve].",
+)
 @click.option(
     "--running-mean", is_flag=True, help="Also give the output after every step, as OUTPUT/running_mean [T, ...]."
 )
@@ -194,7 +224,7 @@ def convert(
     _set_up_logging(verbose, quiet)
     preprocessing = _preprocessing(options)
     if threshold is None:
-        threshold = "mse" if percentile is None else "percentile"
+        threshold = "auto" if percentile is None else "percentile"
     if percentile is not None:
         if threshold != "percentile":
             raise ConfigError(f"--percentile goes with --threshold percentile, not with {threshold}")

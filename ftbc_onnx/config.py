@@ -22,12 +22,12 @@ class ConvertConfig:
 
     Attributes:
         steps: T, the number of time steps.
-        neuron: name of a neuron, for the rectifiers; ``auto``: chosen for the budget, on calibration samples held back.
-        levels: K levels per step (of ``multi-threshold`` the number of its thresholds); None: 4, or 1 of binary neurons.
+        neuron: name of a neuron, for the rectifiers; ``auto``: chosen for the budget, on samples held back.
+        levels: K levels per step (of ``multi-threshold`` its thresholds); None: 4, or 1 of binary neurons.
             With ``auto``: at most so many levels.
         coding: ``rate`` or ``differential``, of a neuron that is named.
-        budget: what ``auto`` looks for: ``accuracy`` (few levels, but as good as the best), ``spikes`` (the fewest events
-            of those as good as the best) or ``levels`` (the best with `levels`).
+        budget: what ``auto`` looks for: ``accuracy`` (few levels, but as good as the best), ``spikes`` (the fewest
+            events of those as good as the best) or ``levels`` (the best with `levels`).
         binary: ``auto`` keeps to spikes of 0 and theta.
         smooth: what stands behind functions that are no rectifiers: ``spiking`` neurons of both signs, or nothing
             (``rate-exact``: their values travel on as they are).

@@ -200,7 +200,7 @@ class _Planner:
             for site in plan.sites
         }
         feeds = self._few()
-        kept = search_sites(self.job.free, plan, tried, feeds, self.job.device, SolveRule())
+        kept = search_sites(self.job.free, plan, tried, feeds, self.job.device, rule=SolveRule())
         own = replace(plan, thresholds={name: tried[name][which].threshold for name, which in kept.items()})
         words = ("mse for T*K levels", "mse for 2*T*K levels", "of mse, moments, percentile and max, per site")
         plans = (plan, more, own)

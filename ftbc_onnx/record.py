@@ -31,7 +31,7 @@ def record_of(job: Job, planned: Planned, emitted: Emitted) -> dict[str, Any]:
         "device": job.device.name,
         "provider": job.device.expected,
         "rule": "none" if calibrated is None else calibrated.rule,
-        "samples": 0 if calibrated is None else calibrated.samples,
+        "samples": 0 if calibrated is None else calibrated.samples + planned.held_back,
         "data": "none" if data is None else data.description,
         "data_digest": "" if data is None else data.digest(),
         "random_data": job.random,

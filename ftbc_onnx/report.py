@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -27,8 +27,9 @@ def print_conversion(console: Console, report: Mapping[str, Any], verbose: bool 
         _say(
             console,
             f"biases from {calibration['samples']} samples of {escape(report['data'])} in {calibration['batches']} "
-            f"batch(es), {calibration['seconds']:.1f} s",
+            f"batch(es), {calibration['seconds']:.1f} s; {calibration['held_back']} more held back",
         )
+    print_selections(console, report["selections"])
     if report["random_data"]:
         _say(console, "[bold yellow]calibrated on random data: for a dry run only[/]")
     dead = {s["name"]: s["dead_channels"] for s in report["sites"] if s["dead_channels"]}
@@ -51,6 +52,17 @@ def print_conversion(console: Console, report: Mapping[str, Any], verbose: bool 
         print_curve(console, report["evaluation"], report["evaluation_without_bias"], where)
     if verbose:
         print_sites(console, report)
+
+
+def print_selections(console: Console, selections: Sequence[Mapping[str, Any]]) -> None:
+    """What was tried on the samples held back, one line per question."""
+    for selection in selections:
+        tried = "; ".join(
+            f"{'*' if i == selection['chosen'] else ''}{trial['what']} {trial['error']:.3f}"
+            + ("" if trial["agreement"] is None else f" ({trial['agreement']:.0f} %)")
+            for i, trial in enumerate(selection["trials"])
+        )
+        _say(console, f"{selection['question']} ({selection['why']}): {tried}")
 
 
 def print_curve(

@@ -1,8 +1,8 @@
 """Choices made on held-back calibration samples: which neuron, which thresholds, which biases.
 
-The calibration samples are split: three of four are fitted to, the fourth is held back and judges (`split`). A judgement
-is a short evaluation of an emitted network on the samples held back: how far its output is from the ANN's, how often it
-decides as the ANN does, and how many events it takes. Evaluation data never take part in a choice.
+The calibration samples are split: three of four are fitted to, the fourth is held back and judges (`split`). A
+judgement is a short evaluation of an emitted network on the samples held back: how far its output is from the ANN's,
+how often it decides as the ANN does, and how many events it takes. Evaluation data never take part in a choice.
 """
 
 from __future__ import annotations
@@ -163,7 +163,7 @@ def trial_of(what: str, result: EvaluationResult) -> Trial:
 
 
 def as_good(trials: Sequence[Trial], near: float = NEAR) -> list[int]:
-    """Positions of the trials that are as good as the best: decisions within one standard error, error within `near`."""
+    """Positions of the trials as good as the best: decisions within one standard error, error within `near`."""
     least = min(trial.error for trial in trials)
     best = max((trial.agreement for trial in trials if trial.agreement is not None), default=None)
     good = []
@@ -203,6 +203,7 @@ def search_sites(
     candidates: Mapping[str, Sequence[Candidate]],
     feeds: Mapping[str, np.ndarray],
     device: Device,
+    *,
     rule: CalibrationRule | None = None,
     error: str = "squares",
 ) -> dict[str, int]:

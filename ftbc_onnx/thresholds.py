@@ -130,7 +130,7 @@ def estimate_thresholds(
     network: Network,
     statistics: Mapping[str, ActivationStatistics],
     config: ConvertConfig,
-    levels: int,
+    levels: int | None = None,
     method: str | None = None,
 ) -> dict[str, np.ndarray]:
     """Theta of every site, [C] float32: stated by the site, or estimated.
@@ -139,11 +139,12 @@ def estimate_thresholds(
         network: the network.
         statistics: of the sites that state nothing.
         config: method (``auto`` starts from ``mse``), percentile, per channel or per tensor.
-        levels: N = T*K, for ``mse`` and ``moments``.
+        levels: N, for ``mse`` and ``moments``; None: T*K of `config`.
         method: instead of the one of `config`.
     """
+    count = config.steps * config.neuron_spec.most if levels is None else levels
     wanted = method or ("mse" if config.threshold == "auto" else config.threshold)
-    return {s.name: _threshold(s, statistics.get(s.name), config, wanted, levels) for s in network.sites}
+    return {s.name: _threshold(s, statistics.get(s.name), config, wanted, count) for s in network.sites}
 
 
 def _threshold(

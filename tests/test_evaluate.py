@@ -23,7 +23,7 @@ from networks import (
     residual,
 )
 
-from ftbc_onnx import Preprocessing, convert, pipeline
+from ftbc_onnx import Preprocessing, convert, pipeline, planning
 from ftbc_onnx.data import DataSource, open_data
 from ftbc_onnx.errors import ConfigError, DataError, ModelError
 from ftbc_onnx.evaluate import evaluate, evaluate_file, run_ann
@@ -296,7 +296,7 @@ def test_labels_of_evaluation_data_are_checked_before_calibration(monkeypatch: p
     def never(*_: object, **__: object) -> None:
         raise AssertionError("long work was begun")
 
-    monkeypatch.setattr(pipeline, "collect_statistics", never)
+    monkeypatch.setattr(planning, "collect_statistics", never)
     images = arrays["image"][:16]
     with pytest.raises(DataError, match="label 10 is no class of output 'logits', which has classes 0 to 9"):
         convert(RELU, images, eval_data=(images, np.full(16, 10)), steps=2)

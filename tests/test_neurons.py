@@ -179,5 +179,5 @@ class TestIntegrateAndFire:
 
 
 def test_unknown_neuron_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match="unknown neuron 'lif'.*choose one of if, signed, "):
+    with pytest.raises(ConfigError, match=r"unknown neuron 'lif'.*choose one of if, signed, "):
         NeuronSpec("lif")

@@ -15,13 +15,15 @@ import pytest
 from helpers import assert_valid, numbers, parse, run
 from networks import CALIBRATION, QCFS, RELU, TEST, digits, inputs, network_of, residual
 
-from ftbc_onnx import ConfigError, ConvertConfig, DataError, ModelError, VerificationError, convert, pipeline
+from ftbc_onnx import ConfigError, ConvertConfig, DataError, ModelError, VerificationError, convert, pipeline, planning
 from ftbc_onnx.config import THRESHOLDS
 from ftbc_onnx.graph import files
 from ftbc_onnx.graph.provenance import read_plan, read_record
 from ftbc_onnx.pipeline import ConversionResult
 
 QUICK: dict[str, Any] = {"steps": 3, "calib_samples": 16}
+PLAIN: dict[str, Any] = {"neuron": "if", "gate": False}
+"""Nothing is chosen on samples held back (with a threshold that is named)."""
 REFUSED = """g (float[N,4] x) => (float[N,4] y)
     { r = Relu(x)  a = Bernoulli(r)  b = RandomNormalLike(r)  c = org.acme.Gate(r)  y = Sum(a, b, c) }"""
 
@@ -34,8 +36,13 @@ def quick(model: Any = None, data: Any = None, **options: Any) -> ConversionResu
 def working(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What is recorded if any work is begun: statistics, calibration, emission."""
     begun: list[str] = []
-    for name in ("collect_statistics", "calibrate", "emit_unrolled", "verify", "run_ann"):
-        monkeypatch.setattr(pipeline, name, lambda *_, name=name, **__: begun.append(name))
+    stages = (
+        (planning, "collect_statistics"),
+        (planning, "calibrate"),
+        *((pipeline, name) for name in ("emit_unrolled", "verify", "run_ann")),
+    )
+    for room, name in stages:
+        monkeypatch.setattr(room, name, lambda *_, name=name, **__: begun.append(name))
     return begun
 
 
@@ -184,7 +191,7 @@ class TestPlan:
         """With thresholds that do not depend on T; nothing else does."""
         for rule in ("solve", "paper"):
             long, short = (
-                convert(RELU, CALIBRATION, steps=steps, threshold="max", rule=rule, calib_samples=32)
+                convert(RELU, CALIBRATION, steps=steps, threshold="max", rule=rule, calib_samples=32, **PLAIN)
                 for steps in (8, 4)
             )
             assert long.plan.prefix(4) == short.plan
@@ -264,7 +271,7 @@ class TestWhatSurvives:
 
 @pytest.fixture(scope="module")
 def report() -> dict[str, Any]:
-    return convert(RELU, CALIBRATION, eval_data=TEST, steps=4).report
+    return convert(RELU, CALIBRATION, eval_data=TEST, steps=4, threshold="mse", **PLAIN).report
 
 
 class TestReport:
@@ -281,7 +288,7 @@ class TestReport:
         assert sum(report["node_classes"].values()) == 13
 
     def test_evaluation_without_bias_is_that_of_plain_conversion(self, report: dict[str, Any]) -> None:
-        plain = convert(RELU, CALIBRATION, eval_data=TEST, steps=4, rule="none")
+        plain = convert(RELU, CALIBRATION, eval_data=TEST, steps=4, threshold="mse", rule="none", **PLAIN)
         assert plain.report["evaluation"]["accuracy"] == report["evaluation_without_bias"]["accuracy"]
         assert plain.report["evaluation"]["sites"] == report["evaluation_without_bias"]["sites"]
         assert plain.report["rule"] == "none"
@@ -291,6 +298,7 @@ class TestReport:
         quick(progress=lambda *now: seen.append(now), eval_data=inputs(8))
         assert list(dict.fromkeys(stage for stage, _, _ in seen)) == [
             "thresholds",
+            "choices",
             "biases",
             "verification",
             "evaluation",
@@ -353,7 +361,7 @@ class TestRefusals:
             ({"alpha": float("inf")}, "alpha is inf"),
             ({"alpha": None}, "alpha is None"),
             ({"per_channel": "no"}, "per_channel is 'no': it must be True or False"),
-            ({"neuron": "lif"}, "unknown neuron 'lif': choose one of"),
+            ({"neuron": "lif"}, "unknown neuron 'lif' (did you mean 'if'?): choose one of if, signed"),
         ],
     )
     def test_options(self, options: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -460,7 +468,7 @@ class TestAccuracy:
         assert evaluation.accuracy[-1] >= evaluation.ann_accuracy - 1
 
     def test_relu_at_8_steps_is_within_a_point_and_biases_help_at_the_first(self) -> None:
-        result = convert(RELU, CALIBRATION, eval_data=TEST, steps=8)
+        result = convert(RELU, CALIBRATION, eval_data=TEST, steps=8, threshold="mse", **PLAIN)
         assert result.evaluation.ann_accuracy == 100
         assert result.evaluation.accuracy[-1] >= 99
         assert result.evaluation.accuracy[0] > result.report["evaluation_without_bias"]["accuracy"][0] + 10

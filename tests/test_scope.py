@@ -79,7 +79,7 @@ def test_partial_conversions_verify_and_converge(scope):
     x = numbers(32, 3, 6, 6)
     errors = []
     for steps in (4, 64):
-        result = convert(model(), x, steps=steps, threshold="max", rule="none", **scope)
+        result = convert(model(), x, steps=steps, neuron="if", threshold="max", rule="none", **scope)
         assert result.report["verification"]["bitwise"]
         expected = run(model(), {"x": x})["y"]
         errors.append(np.abs(run(result.model, {"x": x})["y"] - expected).mean() / np.abs(expected).mean())

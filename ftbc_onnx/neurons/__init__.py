@@ -20,9 +20,9 @@ NEURONS: dict[str, Callable[[int], SoftReset]] = {
     "if": lambda _: IntegrateAndFire(),
     "signed": lambda _: Signed("signed"),
     "signed-st": lambda _: Signed("signed-st", negative=0.0),
-    "group": lambda k: Group(k),
+    "group": Group,
     "signed-group": lambda k: Group(k, signed=True),
-    "multi-threshold": lambda n: MultiThreshold(n),
+    "multi-threshold": MultiThreshold,
 }
 """A neuron for rectifiers by its name, made from the number that it takes (K, or n of ``multi-threshold``)."""
 

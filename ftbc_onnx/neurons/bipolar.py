@@ -31,7 +31,7 @@ class Bipolar(SoftReset):
     def count(self, u: np.ndarray, unit: np.ndarray, sent: np.ndarray | None) -> np.ndarray:  # noqa: ARG002
         """Whole units in u, between -K and K."""
         most = np.float32(self.levels)
-        return np.minimum(np.maximum(np.floor(u / unit), -most), most)
+        return np.asarray(np.minimum(np.maximum(np.floor(u / unit), -most), most))
 
     def emit_count(self, sink: Sink, u: str, unit: str, sent: str | None) -> str:  # noqa: ARG002
         """The same: Div, Floor, Max, Min."""

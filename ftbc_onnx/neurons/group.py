@@ -32,7 +32,7 @@ class Group(SoftReset):
         """Whole units in u, between lo and K."""
         most = np.float32(self.levels)
         low = ZERO if sent is None else -np.minimum(sent, most)
-        return np.minimum(np.maximum(np.floor(u / unit), low), most)
+        return np.asarray(np.minimum(np.maximum(np.floor(u / unit), low), most))
 
     def emit_count(self, sink: Sink, u: str, unit: str, sent: str | None) -> str:
         """The same: Div, Floor, Max, Min."""

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ftbc_onnx.neurons.soft_reset import ZERO, SoftReset
+from ftbc_onnx.neurons.soft_reset import SoftReset
 from ftbc_onnx.sink import Sink
 
 MIDDLE = 0.75
@@ -41,10 +41,10 @@ class MultiThreshold(SoftReset):
         size = np.abs(u)
         if sent is not None:
             size = np.where(negative, np.minimum(size, (np.float32(MIDDLE) * sent) * unit), size)
-        k = ZERO
+        k = np.zeros_like(size)
         for i in range(self.thresholds):
             k = np.where(size >= np.float32(MIDDLE * 2**i) * unit, np.float32(2**i), k)
-        return np.where(negative, -k, k)
+        return np.asarray(np.where(negative, -k, k))
 
     def emit_count(self, sink: Sink, u: str, unit: str, sent: str | None) -> str:
         """The same: a chain of Where, from the lowest level up."""

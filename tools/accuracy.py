@@ -1,0 +1,193 @@
+"""Measure accuracy: neurons, rules and thresholds against T, events and SynOps; write docs/accuracy.md and its figure.
+
+    python tools/accuracy.py --data FOLDER [--only targets --only neurons ...] [--results FILE]
+    python tools/accuracy.py --write            # the page and the figure, from the results that there are
+
+Every conversion is a line of the results file, and what is there is not done again: stop it and start it as you like.
+FOLDER is described in `real_data.py`. Calibration images come from the training sets (seed s: another draw of them);
+test images judge, and choose nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from accuracy_page import write_page
+from real_data import MOBILENET, SQUEEZENET, cifar, imagenet, mnist
+from rich.console import Console
+from rich.progress import Progress
+
+from ftbc_onnx import convert
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "docs" / "accuracy.jsonl"
+
+RESNET = "cifar10_resnet20_torchscript"
+NEURONS: dict[str, dict[str, Any]] = {
+    "if": {"neuron": "if"},
+    "signed": {"neuron": "signed"},
+    "signed-st": {"neuron": "signed-st"},
+    "group 4": {"neuron": "group", "levels": 4},
+    "signed-group 4": {"neuron": "signed-group", "levels": 4},
+    "signed-group 8": {"neuron": "signed-group", "levels": 8},
+    "signed-group 15": {"neuron": "signed-group", "levels": 15},
+    "multi-threshold 4": {"neuron": "multi-threshold", "levels": 4},
+    "differential signed-st": {"neuron": "signed-st", "coding": "differential"},
+    "differential signed-group 4": {"neuron": "signed-group", "levels": 4, "coding": "differential"},
+    "differential multi-threshold 4": {"neuron": "multi-threshold", "levels": 4, "coding": "differential"},
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One conversion.
+
+    Attributes:
+        part: which table it belongs to.
+        network: name of the ONNX file.
+        label: what the row is called.
+        steps: T.
+        seed: which calibration images.
+        samples: how many of them.
+        options: of `ftbc_onnx.ConvertConfig`.
+    """
+
+    part: str
+    network: str
+    label: str
+    steps: int
+    seed: int = 0
+    samples: int = 256
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """What is the same for the same case."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+
+def _neuron(part: str, label: str, steps: int, seed: int = 0, **options: Any) -> Case:
+    return Case(part, RESNET, label, steps, seed, options={"threshold": "mse", **NEURONS[label], **options})
+
+
+def cases() -> Iterator[Case]:
+    """Every case, what matters most first."""
+    wanted = {
+        "if": (1, 2, 4, 8, 16, 32),
+        "signed-st": (1, 2, 4, 8, 16),
+        "signed-group 4": (1, 2, 4, 8),
+        "signed-group 15": (1, 2, 4),
+        "signed-group 8": (1, 2, 4),
+    }
+    for label, steps in wanted.items():
+        for t in steps:
+            yield _neuron("neurons", label, t)
+    for t in (1, 2, 4, 8):
+        yield Case("default", RESNET, "default", t)
+    for network in ("mobilenet_v1_0.25_128_tf2onnx", "mnist_vit_torchscript", "mnist_vit_dynamo"):
+        yield Case("default", network, "default", 8)
+    yield Case("default", "squeezenet1_1_caffe", "default", 8, samples=100)
+    yield Case("default", "cifar10_resnet20_dynamo", "default", 8)
+    for network in ("mobilenet_v1_0.25_128_tf2onnx", RESNET, "cifar10_resnet20_dynamo", "mnist_vit_torchscript"):
+        yield Case("default", network, "default", 32)
+    yield Case("default", "mnist_vit_dynamo", "default", 32)
+    yield Case("default", "squeezenet1_1_caffe", "default", 32, samples=100)
+    others = [label for label in NEURONS if label not in wanted]
+    for label in others:
+        for t in (1, 2, 4, 8):
+            yield _neuron("neurons", label, t)
+    for seed in (1, 2):
+        for label, steps in wanted.items():
+            for t in steps:
+                if t <= (8 if label in ("if", "signed-st") else 4):
+                    yield _neuron("neurons", label, t, seed)
+    for label in ("if", "signed-group 4"):
+        for rule, more in (("paper", {"calib_samples": 384, "batch_size": 128}), ("solve", {"gate": False})):
+            yield _neuron("rules", label, 4, rule=rule, **more)
+        for threshold in ("auto", "moments", "percentile", "max"):
+            yield _neuron("thresholds", label, 4, threshold=threshold)
+        yield _neuron("thresholds", label, 4, per_channel=False)
+        for samples in (32, 64, 128, 512, 1024):
+            options = {"threshold": "mse", **NEURONS[label]}
+            yield Case("samples", RESNET, label, 4, samples=samples, options=options)
+
+
+def run(case: Case, data: Path) -> dict[str, Any]:
+    """Convert and judge; the figures of the case."""
+    model = data / "models" / f"{case.network}.onnx"
+    options = {"calib_samples": case.samples, "steps": case.steps, **case.options}
+    offset, batch = 0, 128
+    count = options["calib_samples"]
+    rng = np.random.default_rng(case.seed)
+    if case.network.startswith("cifar10"):
+        images = cifar(data, "train", 10000)[0][np.sort(rng.choice(10000, count, replace=False))]
+        test = cifar(data, "test", 1000)
+    elif case.network.startswith("mnist"):
+        images = mnist(data, "train", 5000)[0][np.sort(rng.choice(5000, count, replace=False))]
+        test = mnist(data, "test", 1000)
+    elif case.network.startswith("mobilenet"):
+        images = imagenet(data, model, MOBILENET, "imagenet_sample", count)[0]
+        test, offset, batch = imagenet(data, model, MOBILENET, "imagenet_val", 400), 1, 50
+    else:
+        images = imagenet(data, model, SQUEEZENET, "imagenet_sample", count)[0]
+        test, batch = imagenet(data, model, SQUEEZENET, "imagenet_val", 200), 10
+    start = time.perf_counter()
+    result = convert(
+        model, images, eval_data=test, label_offset=offset, verify=False, **{"batch_size": batch, **options}
+    )
+    report = result.report
+    after, before = report["evaluation"], report["evaluation_without_bias"]
+    return {
+        "case": asdict(case),
+        "ann": after["ann_accuracy"],
+        "images": after["samples"],
+        "accuracy": after["accuracy"],
+        "no_bias": before["accuracy"],
+        "agreement": after["agreement"],
+        "events": after["events_per_neuron"],
+        "synops": after["synops"],
+        "neuron": report["neuron"],
+        "threshold": report["threshold"],
+        "selections": report["selections"],
+        "seconds": round(time.perf_counter() - start, 1),
+        "load": round(os.getloadavg()[0], 1),
+    }
+
+
+def read(results: Path) -> list[dict[str, Any]]:
+    """What was measured before."""
+    return [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
+
+
+@click.command()
+@click.option("--data", type=click.Path(path_type=Path, exists=True), help="Folder of images and networks.")
+@click.option("--only", multiple=True, help="Parts to measure [default: all].")
+@click.option("--results", type=click.Path(path_type=Path), default=RESULTS, help="Where the figures are kept.")
+@click.option("--write", is_flag=True, help="Only write the page and the figure.")
+def main(data: Path | None, only: tuple[str, ...], results: Path, write: bool) -> None:
+    """Measure what is missing, then write the page."""
+    if not write:
+        if data is None:
+            raise click.UsageError("--data is needed to measure")
+        done = {json.dumps(row["case"], sort_keys=True) for row in read(results)}
+        todo = [case for case in cases() if case.key not in done and (not only or case.part in only)]
+        with Progress(console=Console(stderr=True)) as bar:
+            task = bar.add_task("conversions", total=len(todo))
+            for case in todo:
+                bar.update(task, description=f"{case.label} T={case.steps}")
+                with results.open("a") as file:
+                    file.write(json.dumps(run(case, data)) + "\n")
+                bar.advance(task)
+    write_page(read(results), ROOT / "docs")
+
+
+if __name__ == "__main__":
+    main()
