@@ -13,6 +13,7 @@ import numpy as np
 
 from ftbc_onnx.batching import Batching, choose_batching, static_batch
 from ftbc_onnx.config import ConvertConfig, check_positive
+from ftbc_onnx.counting import count, counted_names, site_counts, total_counts
 from ftbc_onnx.data import DataSource, open_data
 from ftbc_onnx.errors import ConfigError, DataError, ModelError
 from ftbc_onnx.graph.emit.unrolled import Readout
@@ -113,6 +114,7 @@ def evaluate(
     ann: AnnRun | None = None,
     samples: int | None = None,
     label_offset: int | None = 0,
+    counting: bool = True,
     progress: Progress = lambda _: None,
 ) -> EvaluationResult:
     """Accuracy at each t, agreement with the ANN, rates and gaps, from one run of an emitted model per batch.
@@ -127,6 +129,7 @@ def evaluate(
         ann: the ANN's run over the same data, for agreement and gaps.
         samples: samples to use, at most.
         label_offset: added to every label (1 for networks with a background class at 0); None: labels do not count.
+        counting: whether events and synaptic operations are counted too.
         progress: called after each batch with the samples done.
 
     Raises:
@@ -135,14 +138,16 @@ def evaluate(
     if not readouts:
         raise DataError("no output of the model depends on spikes: there is nothing to evaluate")
     output = readouts[0].output
-    session = Session(observe_snn(expose_running_means(model, readouts[:1]), plan), device)
+    observed = observe_snn(expose_running_means(model, readouts[:1]), plan)
+    session = Session(count(observed, plan) if counting else observed, device)
     names = [running_mean_name(output), *(mean_spikes_name(site.name) for site in plan.sites)]
+    counted = counted_names(plan) if counting else []
     means, right, agree = _Means(), _Means(), _Means()
     gap, scale = np.zeros(plan.steps), 0.0
     done, seconds = 0, 0.0
     for batch, rows in batching.padded(source, samples):
         start = time.perf_counter()
-        values = session.run(batch.feeds, names)
+        values = session.run(batch.feeds, [*names, *counted])
         seconds += time.perf_counter() - start
         curve = np.stack([_per_sample(value, rows) for value in values[running_mean_name(output)]])  # [T, B, ...]
         if _are_scores(curve[0]) and batch.labels is not None and label_offset is not None:
@@ -160,6 +165,8 @@ def evaluate(
             means.add(
                 site.name, values[mean_spikes_name(site.name)], rows, padded=batching.fixed and rows < batching.size
             )
+        for name in counted:
+            means.add(name, values[name], rows, padded=batching.fixed and rows < batching.size)
         done += rows
         progress(done)
     spikes = means.result()
@@ -169,6 +176,7 @@ def evaluate(
             spikes[site.name],
             float((spikes[site.name] / plan.thresholds[site.name]).mean()),
             None if ann is None else ann.activations[site.name],
+            *(site_counts(site, spikes) if counting else ()),
         )
         for site in plan.sites
     )
@@ -183,6 +191,7 @@ def evaluate(
         activity=activity,
         seconds=seconds,
         ann_seconds=0.0 if ann is None else ann.seconds,
+        counts=total_counts(plan, spikes) if counting else None,
     )
 
 

@@ -92,6 +92,19 @@ def print_curve(
     rates = [site["rate"] for site in evaluation["sites"].values()]
     if rates:
         _say(console, f"firing rate: mean {sum(rates) / len(rates):.3f}, highest site {max(rates):.3f}")
+    if evaluation["counts"] is not None:
+        _say(console, _counted(evaluation["counts"]))
+
+
+def _counted(counts: Mapping[str, Any]) -> str:
+    """Events and synaptic operations after the last step."""
+    events, binary, synops = (counts[name][-1] for name in ("events", "binary_spikes", "synops"))
+    dense = counts["dense_synops"]
+    ratio = f" ({synops / dense:.2f} x the ANN's MACs there)" if dense else ""
+    return (
+        f"events per neuron: {events:.3f} in T = {len(counts['events'])} steps ({binary:.3f} binary spikes), "
+        f"{synops:.4g} SynOps per sample{ratio}"
+    )
 
 
 def _rows(steps: int) -> list[int]:

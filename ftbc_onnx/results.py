@@ -73,12 +73,16 @@ class SiteActivity:
         mean_spikes: mean spikes after each step over everything but the channel axis, [T, C].
         rate: mean_spikes in units of theta, over steps and channels: the firing rate of a neuron with binary spikes.
         mean_activation: mean activation of the ANN, [C]; None if it was not given.
+        events: events per neuron at each step, [T] (see `Counts`); None if they were not counted.
+        binary_spikes: binary spikes per neuron at each step, [T]; None if they were not counted.
     """
 
     site: SpikingSite
     mean_spikes: np.ndarray
     rate: float
     mean_activation: np.ndarray | None
+    events: np.ndarray | None = None
+    binary_spikes: np.ndarray | None = None
 
     @property
     def gap(self) -> np.ndarray | None:
@@ -88,6 +92,35 @@ class SiteActivity:
         steps = np.arange(1, len(self.mean_spikes) + 1)[:, None]
         running = np.cumsum(self.mean_spikes, axis=0) / steps
         return np.asarray(np.abs(running - self.mean_activation).mean(axis=1))
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What a spiking network sends and computes; curves are summed up to each step t = 1..T.
+
+    Attributes:
+        neurons: in all sites, per sample.
+        events: events per neuron (mean over all neurons of all sites): numbers other than 0 that were sent.
+        binary_spikes: the same, an event of k units counted as popcount(|k|) binary spikes.
+        synops: synaptic operations per sample, see `ftbc_onnx.graph.synops`.
+        dense_synops: of one step in which every input is nonzero: the ANN's MACs in the same nodes.
+    """
+
+    neurons: float
+    events: tuple[float, ...]
+    binary_spikes: tuple[float, ...]
+    synops: tuple[float, ...]
+    dense_synops: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return {
+            "neurons": self.neurons,
+            "events": list(self.events),
+            "binary_spikes": list(self.binary_spikes),
+            "synops": list(self.synops),
+            "dense_synops": self.dense_synops,
+        }
 
 
 @dataclass(frozen=True)
@@ -105,6 +138,7 @@ class EvaluationResult:
         activity: per site.
         seconds: time taken by the SNN.
         ann_seconds: time taken by the ANN.
+        counts: events and synaptic operations; None if they were not counted.
     """
 
     samples: int
@@ -117,6 +151,7 @@ class EvaluationResult:
     activity: tuple[SiteActivity, ...]
     seconds: float
     ann_seconds: float
+    counts: Counts | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON types; gap and rate per site."""
@@ -129,9 +164,19 @@ class EvaluationResult:
             "agreement": None if self.agreement is None else list(self.agreement),
             "output_gap": None if self.output_gap is None else list(self.output_gap),
             "sites": {
-                a.site.name: {"rate": a.rate, "gap": None if a.gap is None else [float(v) for v in a.gap]}
+                a.site.name: {
+                    "rate": a.rate,
+                    "gap": _plain(a.gap),
+                    "events": _plain(a.events),
+                    "binary_spikes": _plain(a.binary_spikes),
+                }
                 for a in self.activity
             },
             "seconds": round(self.seconds, 3),
             "ann_seconds": round(self.ann_seconds, 3),
+            "counts": None if self.counts is None else self.counts.as_dict(),
         }
+
+
+def _plain(curve: np.ndarray | None) -> list[float] | None:
+    return None if curve is None else [float(value) for value in curve]

@@ -80,14 +80,14 @@ class Trial:
         what: in words.
         error: mean |SNN - ANN| of the output at T, relative to mean |ANN|.
         agreement: share of samples with the ANN's decision, in percent; None if not a classifier.
-        events: events per neuron over the T steps.
+        events: events per neuron over the T steps; None if they were not counted.
         samples: how many samples judged.
     """
 
     what: str
     error: float
     agreement: float | None
-    events: float
+    events: float | None
     samples: int
 
 
@@ -134,6 +134,7 @@ class Judge:
     source: DataSource
     batching: Batching
     device: Device
+    counting: bool = False
 
     def __call__(self, what: str, plan: SpikingPlan) -> Trial:
         """Judge a plan."""
@@ -147,6 +148,7 @@ class Judge:
             device=self.device,
             ann=self.ann,
             label_offset=None,
+            counting=self.counting,
         )
         return trial_of(what, result)
 
@@ -157,7 +159,7 @@ def trial_of(what: str, result: EvaluationResult) -> Trial:
         what,
         float("inf") if result.output_gap is None else result.output_gap[-1],
         None if result.agreement is None else result.agreement[-1],
-        float(np.mean([activity.rate for activity in result.activity])),
+        None if result.counts is None else result.counts.events[-1],
         result.samples,
     )
 
@@ -191,7 +193,10 @@ def choose_neuron(
     if budget == "levels":
         chosen, why = min(range(len(specs)), key=lambda i: trials[i].error), "least output error"
     elif budget == "spikes":
-        chosen, why = min(as_good(trials), key=lambda i: trials[i].events), "fewest events of those as good as the best"
+        chosen, why = (
+            min(as_good(trials), key=lambda i: trials[i].events or 0.0),
+            "fewest events of those as good as the best",
+        )
     else:
         chosen, why = min(as_good(trials), key=lambda i: specs[i].most), "fewest levels of those as good as the best"
     return specs[chosen], Selection("neuron", trials, chosen, why)

@@ -17,7 +17,7 @@ ROOMS = {
     "physics": ("neurons", "config", "plan", "results", "data", "images", "batching"),
     "graph": ("graph",),
     "machine": ("runtime",),
-    "method": ("thresholds", "rules", "calibrate", "evaluate", "verify", "selection"),
+    "method": ("thresholds", "rules", "calibrate", "counting", "evaluate", "verify", "selection"),
     "shop": ("report", "inspection", "job", "planning", "record", "pipeline", "cli", "__init__", "__main__"),
 }
 """From top to bottom: a module imports from its own room or from one above it. First part of the name -> room."""

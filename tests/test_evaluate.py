@@ -122,7 +122,20 @@ class TestNumbers:
         record = result.as_dict()
         assert record["accuracy"] == list(result.accuracy)
         first = result.activity[0]
-        assert record["sites"][first.site.name] == {"rate": first.rate, "gap": list(first.gap)}
+        assert record["sites"][first.site.name] == {
+            "rate": first.rate,
+            "gap": list(first.gap),
+            "events": list(first.events),
+            "binary_spikes": list(first.binary_spikes),
+        }
+        assert record["counts"]["synops"] == list(result.counts.synops)
+
+    def test_nothing_is_counted_if_not_wanted(self, result, network, plan, data) -> None:
+        source = open_data(data, input_specs(network.view.model))
+        plain = judge(network, plan, source, 16, counting=False)
+        assert plain.counts is None
+        assert plain.activity[0].events is None
+        assert plain.accuracy == result.accuracy
 
 
 class TestLabels:

@@ -102,6 +102,12 @@ class GraphBuilder:
         self.reserve([name])
         self._nodes.append(helper.make_node("Identity", [x], [name], name=self._node_name(f"{name}/identity")))
 
+    def like(self, node: onnx.NodeProto, *inputs: str, without: Iterable[str] = ()) -> str:
+        """Append a node with one output that has the operator and attributes of `node`, but for those named."""
+        out = self.op(node.op_type, *inputs)
+        self._nodes[-1].attribute.extend(a for a in node.attribute if a.name not in set(without))
+        return out
+
     # constants
 
     def initializer(self, name: str, value: np.ndarray) -> str:
@@ -129,6 +135,10 @@ class GraphBuilder:
         found = self.unique(name)
         self._names.discard(found)
         return found
+
+    def integers(self, *values: int) -> str:
+        """Name of an initializer of shape [n], int64: axes, shapes, bounds."""
+        return self.constant(np.array(values, dtype=np.int64))
 
     # operators whose form depends on the opset
 

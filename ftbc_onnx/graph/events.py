@@ -1,0 +1,87 @@
+"""Counting events in an emitted model: means over samples and neurons, one number per step.
+
+An event is a number other than 0 that a neuron sends in a step: a spike, or with differential coding a q. One of k
+units, k = q/lambda, stands for as many binary spikes as |k| has ones in binary, on wires of heights lambda * 2^i:
+
+    popcount(k) = |k| - sum over i >= 1 of floor(|k| / 2^i)
+
+``SITE/events`` [T] and ``SITE/binary_spikes`` [T] are per neuron, ``SITE/neurons`` [1] is the number of neurons.
+"""
+
+from __future__ import annotations
+
+import onnx
+
+from ftbc_onnx.graph.builder import GraphBuilder
+from ftbc_onnx.graph.emit.unrolled import events_name
+from ftbc_onnx.plan import SpikingPlan, SpikingSite
+
+
+def events_count_name(site: str) -> str:
+    """Output that holds the events per neuron of a site at each step, [T]."""
+    return f"{site}/events"
+
+
+def binary_count_name(site: str) -> str:
+    """Output that holds the binary spikes per neuron of a site at each step, [T]."""
+    return f"{site}/binary_spikes"
+
+
+def neurons_name(site: str) -> str:
+    """Output that holds the number of neurons of a site, [1] double."""
+    return f"{site}/neurons"
+
+
+def emit_nonzero(builder: GraphBuilder, x: str) -> str:
+    """1.0 where a tensor is not 0, else 0.0."""
+    fires = builder.op("Cast", x, to=onnx.TensorProto.BOOL)
+    return builder.op("Cast", fires, to=onnx.TensorProto.FLOAT)
+
+
+def emit_batch(builder: GraphBuilder, model: onnx.ModelProto) -> str:
+    """The number of samples in a run, double: the first axis of the first input."""
+    given = {tensor.name for tensor in model.graph.initializer}
+    first = next(value.name for value in model.graph.input if value.name not in given)
+    with builder.scope("count"):
+        axis = builder.op("Gather", builder.op("Shape", first), builder.integers(0), axis=0)
+        return builder.op("Cast", axis, to=onnx.TensorProto.DOUBLE)
+
+
+def emit_popcount(builder: GraphBuilder, k: str, most: int) -> str:
+    """Ones in the binary form of whole numbers from 0 to `most`, both in float32."""
+    ones = k
+    for i in range(1, most.bit_length()):
+        ones = builder.op("Sub", ones, builder.op("Floor", builder.op("Mul", k, builder.constant(0.5**i))))
+    return ones
+
+
+def count_events(model: onnx.ModelProto, plan: SpikingPlan) -> onnx.ModelProto:
+    """A copy of an emitted model that also gives events, binary spikes and neurons of every site."""
+    builder = GraphBuilder.on(model)
+    outputs = []
+    batch = emit_batch(builder, model) if plan.sites else ""
+    for site in plan.sites:
+        events, binary = [], []
+        for t in range(plan.steps):
+            q = events_name(plan, site, t)
+            with builder.scope(f"{site.name}/t{t}/count"):
+                events.append(builder.mean(emit_nonzero(builder, q), None))
+                units = _units(builder, plan, site, q)
+                binary.append(events[-1] if units is None else builder.mean(units, None))
+        for name, rows in ((events_count_name, events), (binary_count_name, binary)):
+            builder.op("Concat", *rows, out=name(site.name), axis=0)
+            outputs.append(onnx.helper.make_tensor_value_info(name(site.name), onnx.TensorProto.FLOAT, [plan.steps]))
+        size = builder.op("Cast", builder.op("Size", events_name(plan, site, 0)), to=onnx.TensorProto.DOUBLE)
+        builder.op("Div", size, batch, out=neurons_name(site.name))
+        outputs.append(onnx.helper.make_tensor_value_info(neurons_name(site.name), onnx.TensorProto.DOUBLE, [1]))
+    return builder.extend(model, outputs)
+
+
+def _units(builder: GraphBuilder, plan: SpikingPlan, site: SpikingSite, q: str) -> str | None:
+    """Binary spikes that each event stands for; None if each stands for one."""
+    neuron = plan.neuron_of(site)
+    if neuron.levels == 1 or plan.neuron.is_powers:
+        return None
+    unit = builder.constant(neuron.unit(plan.thresholds[site.name].reshape(site.channel_shape)))
+    k = builder.op("Round", builder.op("Div", builder.op("Abs", q), unit))
+    return emit_popcount(builder, k, neuron.levels)
