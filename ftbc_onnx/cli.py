@@ -12,28 +12,25 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ftbc_onnx.config import BUDGETS, RULES, SMOOTH, THRESHOLDS, ConvertConfig
+from ftbc_onnx.cli_options import common, data_options, method_options, scope_options
+from ftbc_onnx.config import ConvertConfig
 from ftbc_onnx.errors import ConfigError, FtbcError, ModelError
 from ftbc_onnx.evaluate import evaluate_file
 from ftbc_onnx.images import Preprocessing
 from ftbc_onnx.inspection import inspect_model
-from ftbc_onnx.neurons import CODINGS, NEURONS
 from ftbc_onnx.pipeline import convert as convert_model
 from ftbc_onnx.pipeline import default_output
 from ftbc_onnx.report import print_conversion, print_curve, print_inspection
 from ftbc_onnx.runtime import conflicting_packages
 
 log = logging.getLogger("ftbc_onnx")
-F = TypeVar("F", bound=Callable[..., Any])
-
-_NUMBERS = "numbers separated by commas, one per channel"
 
 
 def main() -> None:
@@ -58,66 +55,6 @@ def main() -> None:
 def _fail(message: str, code: int) -> None:
     click.echo(f"ftbc-onnx: error: {message}", err=True)
     sys.exit(code)
-
-
-def _common(command: F) -> F:
-    for option in (
-        click.option("-v", "--verbose", is_flag=True, help="More detail."),
-        click.option("-q", "--quiet", is_flag=True, help="Errors only on stderr, no progress bars."),
-        click.option("--json", "as_json", is_flag=True, help="The whole report as JSON on stdout."),
-    ):
-        command = option(command)
-    return command
-
-
-def _scope_options(command: F) -> F:
-    for option in reversed(
-        (
-            click.option(
-                "--include",
-                multiple=True,
-                help="Convert only what matches: an operator type, or a regex on node names.",
-            ),
-            click.option("--exclude", multiple=True, help="Leave what matches analog (goes before --include)."),
-            click.option("--until", help="Name of a node: behind it the network stays analog, on the mean."),
-            click.option(
-                "--smooth",
-                type=click.Choice(SMOOTH),
-                default="spiking",
-                show_default=True,
-                help="Behind functions that are no rectifiers: neurons of both signs, or their values as they are.",
-            ),
-        )
-    ):
-        command = option(command)
-    return command
-
-
-def _data_options(command: F) -> F:
-    for option in reversed(
-        (
-            click.option("--mean", help=f"Subtracted per channel: {_NUMBERS}."),
-            click.option("--std", help=f"Divided by per channel, after --mean: {_NUMBERS}."),
-            click.option("--scale", help="Factor on raw values, before --mean (1/255 for images unless given)."),
-            click.option("--resize", help="Images: shorter side, or HEIGHTxWIDTH."),
-            click.option("--crop", help="Images: central crop, side or HEIGHTxWIDTH, after --resize."),
-            click.option(
-                "--layout", type=click.Choice(["NCHW", "NHWC"]), help="Layout of the arrays given, if not the model's."
-            ),
-            click.option("--color", type=click.Choice(["rgb", "bgr", "gray"]), help="Images: order of the channels."),
-            click.option(
-                "--label-offset",
-                type=int,
-                default=0,
-                show_default=True,
-                help="Added to every label (1: class 0 is background).",
-            ),
-            click.option("--batch-size", type=int, help="Samples per run [default: 128, or as many as there are]."),
-            click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."),
-        )
-    ):
-        command = option(command)
-    return command
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -148,45 +85,7 @@ def cli() -> None:
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the random data.")
 @click.option("--eval-data", help="Evaluation data with labels: accuracy of the ANN and after every step.")
-@click.option(
-    "--threshold",
-    type=click.Choice(THRESHOLDS),
-    help="How theta is found where the model does not state it [default: auto].",
-)
-@click.option("--percentile", type=float, help="For --threshold percentile [default: 99.9].")
-@click.option(
-    "--per-channel/--per-tensor", default=True, show_default=True, help="One theta per channel, or per tensor."
-)
-@click.option(
-    "--neuron",
-    type=click.Choice(["auto", *NEURONS]),
-    default="auto",
-    show_default=True,
-    help="Neuron; auto: chosen for the budget, on calibration samples held back.",
-)
-@click.option("--levels", type=int, help="Levels per step [default: 4]; of auto: at most.")
-@click.option(
-    "--coding",
-    type=click.Choice(CODINGS),
-    default="rate",
-    show_default=True,
-    help="What the spikes of a named neuron say.",
-)
-@click.option(
-    "--budget",
-    type=click.Choice(BUDGETS),
-    default="accuracy",
-    show_default=True,
-    help="What --neuron auto looks for: few levels, few events, or the best with --levels.",
-)
-@click.option("--binary", is_flag=True, help="--neuron auto keeps to spikes of 0 and theta.")
-@click.option("--rule", type=click.Choice(RULES), default="solve", show_default=True, help="How biases are found.")
-@click.option("--alpha", type=float, default=0.4, show_default=True, help="Step of --rule paper.")
-@click.option(
-    "--gate/--no-gate",
-    default=None,
-    help="Keep a site's biases only where they hold on calibration samples held back [default: with solve].",
-)
+@method_options
 @click.option(
     "--running-mean", is_flag=True, help="Also give the output after every step, as OUTPUT/running_mean [T, ...]."
 )
@@ -194,9 +93,9 @@ def cli() -> None:
     "--verify/--no-verify", default=True, show_default=True, help="Compare the result with a NumPy run of its plan."
 )
 @click.option("--strict", is_flag=True, help="Refuse a network with operators that are no spike arithmetic.")
-@_scope_options
-@_data_options
-@_common
+@scope_options
+@data_options
+@common
 def convert(
     *,
     model: Path,
@@ -254,8 +153,8 @@ def convert(
 @cli.command()
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("-T", "--steps", type=int, default=8, show_default=True, help="Number of time steps, for the node count.")
-@_scope_options
-@_common
+@scope_options
+@common
 def inspect(*, model: Path, verbose: bool, quiet: bool, as_json: bool, **options: Any) -> None:
     """Show what a conversion of MODEL would do: classes of nodes, sites, refusals (exit code 3 if there are any).
 
@@ -284,8 +183,8 @@ def inspect(*, model: Path, verbose: bool, quiet: bool, as_json: bool, **options
     "--ann", type=click.Path(path_type=Path), help="The ANN it was made from: its accuracy, agreement and gaps."
 )
 @click.option("--samples", type=int, help="Samples used, at most.")
-@_data_options
-@_common
+@data_options
+@common
 def evaluate(
     *,
     model: Path,

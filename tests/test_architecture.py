@@ -18,7 +18,18 @@ ROOMS = {
     "graph": ("graph",),
     "machine": ("runtime",),
     "method": ("thresholds", "rules", "calibrate", "counting", "evaluate", "verify", "selection"),
-    "shop": ("report", "inspection", "job", "planning", "record", "pipeline", "cli", "__init__", "__main__"),
+    "shop": (
+        "report",
+        "inspection",
+        "job",
+        "planning",
+        "record",
+        "pipeline",
+        "cli_options",
+        "cli",
+        "__init__",
+        "__main__",
+    ),
 }
 """From top to bottom: a module imports from its own room or from one above it. First part of the name -> room."""
 
@@ -27,7 +38,7 @@ DOORS = {
     "onnx_graphsurgeon": ("graph",),
     "google": ("graph",),
     "onnxruntime": ("runtime",),
-    "click": ("cli",),
+    "click": ("cli", "cli_options"),
     "rich": ("cli", "report"),
     "PIL": ("images",),
     "torch": (),

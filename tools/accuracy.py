@@ -78,46 +78,52 @@ def _neuron(part: str, label: str, steps: int, seed: int = 0, **options: Any) ->
     return Case(part, RESNET, label, steps, seed, options={"threshold": "mse", **NEURONS[label], **options})
 
 
+MAIN = {
+    "if": (1, 2, 4, 8, 16, 32),
+    "signed-st": (1, 2, 4, 8, 16),
+    "signed-group 4": (1, 2, 4, 8),
+    "signed-group 15": (1, 2, 4),
+    "signed-group 8": (1, 2, 4),
+}
+"""The neurons with targets, and the T that are measured with the first seed."""
+
+NETWORKS = {
+    RESNET: 256,
+    "cifar10_resnet20_dynamo": 256,
+    "mobilenet_v1_0.25_128_tf2onnx": 200,
+    "mnist_vit_torchscript": 256,
+    "mnist_vit_dynamo": 256,
+    "squeezenet1_1_caffe": 100,
+}
+"""Networks for the default options, and their calibration samples."""
+
+
 def cases() -> Iterator[Case]:
     """Every case, what matters most first."""
-    wanted = {
-        "if": (1, 2, 4, 8, 16, 32),
-        "signed-st": (1, 2, 4, 8, 16),
-        "signed-group 4": (1, 2, 4, 8),
-        "signed-group 15": (1, 2, 4),
-        "signed-group 8": (1, 2, 4),
-    }
-    for label, steps in wanted.items():
-        for t in steps:
-            yield _neuron("neurons", label, t)
-    for t in (1, 2, 4, 8):
-        yield Case("default", RESNET, "default", t)
-    for network in ("mobilenet_v1_0.25_128_tf2onnx", "mnist_vit_torchscript", "mnist_vit_dynamo"):
-        yield Case("default", network, "default", 8)
-    yield Case("default", "squeezenet1_1_caffe", "default", 8, samples=100)
-    yield Case("default", "cifar10_resnet20_dynamo", "default", 8)
-    for network in ("mobilenet_v1_0.25_128_tf2onnx", RESNET, "cifar10_resnet20_dynamo", "mnist_vit_torchscript"):
-        yield Case("default", network, "default", 32)
-    yield Case("default", "mnist_vit_dynamo", "default", 32)
-    yield Case("default", "squeezenet1_1_caffe", "default", 32, samples=100)
-    others = [label for label in NEURONS if label not in wanted]
-    for label in others:
-        for t in (1, 2, 4, 8):
-            yield _neuron("neurons", label, t)
+    yield from (_neuron("neurons", label, t) for label, steps in MAIN.items() for t in steps)
+    yield from (Case("default", RESNET, "default", t) for t in (1, 2, 4))
+    yield from (
+        Case("default", network, "default", t, samples=samples)
+        for t in (8, 32)
+        for network, samples in NETWORKS.items()
+    )
+    yield from (_neuron("neurons", label, t) for label in NEURONS if label not in MAIN for t in (1, 2, 4, 8))
     for seed in (1, 2):
-        for label, steps in wanted.items():
-            for t in steps:
-                if t <= (8 if label in ("if", "signed-st") else 4):
-                    yield _neuron("neurons", label, t, seed)
+        for label, steps in MAIN.items():
+            most = 8 if NEURONS[label].get("levels", 1) == 1 else 4
+            yield from (_neuron("neurons", label, t, seed) for t in steps if t <= most)
     for label in ("if", "signed-group 4"):
-        for rule, more in (("paper", {"calib_samples": 384, "batch_size": 128}), ("solve", {"gate": False})):
-            yield _neuron("rules", label, 4, rule=rule, **more)
-        for threshold in ("auto", "moments", "percentile", "max"):
-            yield _neuron("thresholds", label, 4, threshold=threshold)
-        yield _neuron("thresholds", label, 4, per_channel=False)
-        for samples in (32, 64, 128, 512, 1024):
-            options = {"threshold": "mse", **NEURONS[label]}
-            yield Case("samples", RESNET, label, 4, samples=samples, options=options)
+        yield from _choices(label)
+
+
+def _choices(label: str) -> Iterator[Case]:
+    """Rules, thresholds and calibration samples for one neuron at T = 4."""
+    yield _neuron("rules", label, 4, rule="paper", calib_samples=384, batch_size=128)
+    yield _neuron("rules", label, 4, gate=False)
+    yield from (_neuron("thresholds", label, 4, threshold=name) for name in ("auto", "moments", "percentile", "max"))
+    yield _neuron("thresholds", label, 4, per_channel=False)
+    options = {"threshold": "mse", **NEURONS[label]}
+    yield from (Case("samples", RESNET, label, 4, samples=count, options=options) for count in (32, 64, 128, 512, 1024))
 
 
 def run(case: Case, data: Path) -> dict[str, Any]:

@@ -2,8 +2,8 @@
 
     python tools/measure.py --data FOLDER [--only resnet20 --only timing ...] [--json OUT]
 
-FOLDER is described in `real_data.py`. Calibration images are the first of the training set; test images judge and choose
-nothing. Other networks and neurons: `accuracy.py`.
+FOLDER is described in `real_data.py`. Calibration images are the first of the training set; test images judge and
+choose nothing. Other networks and neurons: `accuracy.py`.
 """
 
 from __future__ import annotations

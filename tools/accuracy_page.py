@@ -1,0 +1,145 @@
+"""The page docs/accuracy.md and its figure, from the results of `accuracy.py`: nothing is measured here."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+from real_data import markdown
+
+Result = dict[str, Any]
+STEPS = (1, 2, 4, 8, 16, 32)
+
+HEAD = """# Accuracy
+
+Made by `tools/accuracy.py` from `docs/accuracy.jsonl`, one line per conversion:
+
+```sh
+python tools/accuracy.py --data FOLDER      # measures what is missing there, then writes this page
+python tools/accuracy.py --write            # only writes it
+```
+
+Setting: 2 CPU cores, onnxruntime on the CPU provider; accuracy and counts do not depend on the load of the machine.
+ResNet-20 is the plain-ReLU network for CIFAR-10 (ANN 91.5 % on 1,000 test images; one standard error near 90 % is 0.9
+points, near 70 % 1.4). Calibration images are drawn from the training set (seed: which ones) and three of four are
+fitted to, the fourth decides what is chosen. Test images chose nothing. *No bias* is the same network with every
+temporal bias zero. Every T has a conversion of its own.
+
+"""
+
+
+def write_page(results: Sequence[Result], folder: Path) -> None:
+    """Write accuracy.md and accuracy.png into `folder`."""
+    parts: defaultdict[str, list[Result]] = defaultdict(list)
+    for result in results:
+        parts[result["case"]["part"]].append(result)
+    text = HEAD
+    if parts["neurons"]:
+        draw(parts["neurons"] + parts["default"], folder / "accuracy.png")
+        text += _neurons(parts["neurons"])
+    if parts["default"]:
+        text += _defaults(parts["default"])
+    for part, title in (("rules", "Rules"), ("thresholds", "Thresholds"), ("samples", "Calibration samples")):
+        if parts[part]:
+            text += f"## {title}\n\nResNet-20, T = 4.\n\n{markdown([_choice(part, r) for r in parts[part]])}\n\n"
+    (folder / "accuracy.md").write_text(text.rstrip() + "\n", encoding="utf-8")
+
+
+def _neurons(results: Iterable[Result]) -> str:
+    by_label: defaultdict[str, defaultdict[int, list[Result]]] = defaultdict(lambda: defaultdict(list))
+    for result in results:
+        by_label[result["case"]["label"]][result["case"]["steps"]].append(result)
+    tables = {
+        "Accuracy with temporal biases, % (mean over seeds, +- their spread where there are several)": _accuracy,
+        "Without biases, %": lambda rs: _mean(r["no_bias"][-1] for r in rs),
+        "Events per neuron in T steps (binary spikes, an event of k units counted as popcount(k))": lambda rs: (
+            f"{np.mean([r['events'][-1] for r in rs]):.2f} ({np.mean([r['binary_spikes'][-1] for r in rs]):.2f})"
+        ),
+        "Synaptic operations per image, in units of the ANN's MACs in the same layers": lambda rs: _mean(
+            (r["synops"][-1] / r["dense_synops"] for r in rs), "{:.2f}"
+        ),
+    }
+    text = "## Neurons on ResNet-20\n\nThresholds `mse`, rule `solve`, 256 calibration images.\n\n"
+    for title, cell in tables.items():
+        rows = [
+            {"neuron": label, **{f"T={t}": cell(found[t]) if t in found else "" for t in STEPS}}
+            for label, found in by_label.items()
+        ]
+        text += f"{title}:\n\n{markdown(rows)}\n\n"
+    return text + "![accuracy against events per neuron](accuracy.png)\n\n"
+
+
+def _accuracy(results: Sequence[Result]) -> str:
+    values = [r["accuracy"][-1] for r in results]
+    spread = f" +- {np.std(values, ddof=1):.1f} ({len(values)})" if len(values) > 1 else ""
+    return f"{np.mean(values):.1f}{spread}"
+
+
+def _mean(values: Iterable[float], form: str = "{:.1f}") -> str:
+    return form.format(np.mean(list(values)))
+
+
+def _defaults(results: Iterable[Result]) -> str:
+    rows = [
+        {
+            "network": r["case"]["network"],
+            "T": r["case"]["steps"],
+            "images": r["images"],
+            "ANN": f"{r['ann']:.1f}",
+            "chosen": r["neuron"],
+            **{f"t={t}": f"{r['accuracy'][t - 1]:.1f}" for t in STEPS if t <= r["case"]["steps"]},
+            "no bias": f"{r['no_bias'][-1]:.1f}",
+            "s": f"{r['seconds']:.0f}",
+        }
+        for r in results
+    ]
+    return (
+        "## Default options\n\n`ftbc-onnx convert MODEL -T T --calib-data ...`, nothing else: neuron, thresholds and "
+        "biases are chosen on calibration\nimages. Column t is the accuracy if that network is stopped after t steps; "
+        "s: seconds for the whole conversion with\nboth evaluations, on a machine that did other work too.\n\n"
+        f"{markdown(rows)}\n\n"
+    )
+
+
+def _choice(part: str, r: Result) -> dict[str, Any]:
+    case = r["case"]
+    options = {k: v for k, v in case["options"].items() if k not in ("neuron", "levels", "coding")}
+    what = case["samples"] if part == "samples" else ", ".join(f"{k}={v}" for k, v in options.items())
+    return {
+        "neuron": case["label"],
+        "samples" if part == "samples" else "options": what,
+        "accuracy": f"{r['accuracy'][-1]:.1f}",
+        "no bias": f"{r['no_bias'][-1]:.1f}",
+    }
+
+
+def draw(results: Iterable[Result], path: Path) -> None:
+    """Accuracy against events per neuron, a line per neuron."""
+    mpl.use("Agg")
+    lines: defaultdict[str, dict[int, tuple[float, float]]] = defaultdict(dict)
+    for r in results:
+        if r["case"]["network"].startswith("cifar10_resnet20_torch") and r["case"]["seed"] == 0:
+            lines[r["case"]["label"]][r["case"]["steps"]] = (r["events"][-1], r["accuracy"][-1])
+    figure, axes = plt.subplots(figsize=(8, 5))
+    markers = "osD^v<>pP*Xh"
+    for marker, (label, points) in zip(markers, lines.items(), strict=False):
+        steps = sorted(points)
+        x, y = zip(*(points[t] for t in steps), strict=True)
+        axes.plot(x, y, marker=marker, markersize=5, linewidth=1, label=label)
+        axes.annotate(f"T={steps[-1]}", (x[-1], y[-1]), fontsize=7, xytext=(3, 3), textcoords="offset points")
+    axes.axhline(91.5, color="black", linewidth=0.8, linestyle="--")
+    axes.annotate("ANN", (axes.get_xlim()[0], 91.5), fontsize=8, xytext=(3, 3), textcoords="offset points")
+    axes.set_xscale("log")
+    axes.set_xlabel("events per neuron in T steps")
+    axes.set_ylabel("accuracy, % (1,000 test images)")
+    axes.set_title("ResNet-20, CIFAR-10: accuracy against events")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=7, loc="lower right")
+    figure.tight_layout()
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
