@@ -34,8 +34,14 @@ from ftbc_onnx.selection import (
 )
 from ftbc_onnx.thresholds import ActivationStatistics, collect_statistics, estimate_thresholds
 
-QUICK = 64
-"""Samples that a trial is calibrated and judged on, at most."""
+QUICK = 32
+"""Samples that a trial is calibrated on, at most."""
+
+JUDGING = 64
+"""Samples held back that judge, at most."""
+
+ROUGH = SolveRule(halvings=6)
+"""How trials find their biases: to within theta/32, in half the time."""
 
 _SITE_ELEMENTS = 1 << 26  # elements of the largest site, over samples and steps, that a search may hold
 
@@ -143,7 +149,7 @@ class _Planner:
             job = self.job
             source = self.held or self.fit
             static = job.network.static_batch
-            most = min(len(source), QUICK if static is None else max(QUICK // static, 1) * static)
+            most = min(len(source), JUDGING if static is None else max(JUDGING // static, 1) * static)
             source = source.subset(np.arange(most))
             batching = choose_batching(job.config.batch_size, static, source, None, "evaluation")
             output = next(name for name in job.network.view.output_names if name in job.network.temporal)
@@ -162,15 +168,17 @@ class _Planner:
         return self._with_quick_biases(self._plan(spec))
 
     def _with_quick_biases(self, plan: SpikingPlan) -> SpikingPlan:
-        found = self._calibrate(plan, QUICK, "choices")
+        found = self._calibrate(plan, quick=True)
         return plan if found is None else plan.with_biases(found.biases)
 
-    def _calibrate(self, plan: SpikingPlan, most: int | None = None, stage: str = "biases") -> CalibrationResult | None:
+    def _calibrate(self, plan: SpikingPlan, quick: bool = False) -> CalibrationResult | None:
         job = self.job
         rule = make_rule(job.config.rule, job.config.alpha)
         if rule is None:
             return None
-        samples = min(self.fitted, most or self.fitted)
+        if quick and isinstance(rule, SolveRule):
+            rule = ROUGH
+        samples = min(self.fitted, QUICK if quick else self.fitted)
         if self.batching.fixed:
             samples = max(samples // self.batching.size, 1) * self.batching.size
         batching = replace(self.batching, size=min(self.batching.size, samples))
@@ -182,7 +190,7 @@ class _Planner:
             batching=batching,
             samples=samples,
             device=job.device,
-            progress=lambda done: job.progress(stage, done, samples),
+            progress=lambda done: job.progress("choices" if quick else "biases", done, samples),
         )
 
     def _choose_thresholds(self, plan: SpikingPlan) -> tuple[SpikingPlan, Selection]:
@@ -200,7 +208,7 @@ class _Planner:
             for site in plan.sites
         }
         feeds = self._few()
-        kept = search_sites(self.job.free, plan, tried, feeds, self.job.device, rule=SolveRule())
+        kept = search_sites(self.job.free, plan, tried, feeds, self.job.device, rule=ROUGH)
         own = replace(plan, thresholds={name: tried[name][which].threshold for name, which in kept.items()})
         words = ("mse for T*K levels", "mse for 2*T*K levels", "of mse, moments, percentile and max, per site")
         plans = (plan, more, own)

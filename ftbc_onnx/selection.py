@@ -185,11 +185,19 @@ def choose_neuron(
 ) -> tuple[NeuronSpec, Selection]:
     """The neuron for a budget.
 
-    1. ``accuracy``: of those as good as the best (`as_good`), the one with the fewest levels.
+    1. ``accuracy``: of those as good as the best (`as_good`), the one with the fewest levels. They are tried from many
+       levels down, until one is not as good.
     2. ``spikes``: of those, the one with the fewest events.
     3. ``levels``: all have the same levels: the one with the least error.
     """
-    trials = tuple(judge(str(spec), convert(spec)) for spec in specs)
+    if budget == "accuracy":
+        specs = sorted(specs, key=lambda spec: spec.most, reverse=True)
+    tried: list[Trial] = []
+    for spec in specs:
+        tried.append(judge(str(spec), convert(spec)))
+        if budget == "accuracy" and len(tried) - 1 not in as_good(tried):
+            break
+    trials = tuple(tried)
     if budget == "levels":
         chosen, why = min(range(len(specs)), key=lambda i: trials[i].error), "least output error"
     elif budget == "spikes":

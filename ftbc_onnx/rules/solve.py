@@ -32,6 +32,10 @@ class SolveRule:
 
     name = "solve"
 
+    def __init__(self, halvings: int = HALVINGS) -> None:
+        """Give it its halvings: fewer are faster, and rougher."""
+        self.halvings = halvings
+
     def emit(self, probe: Probe) -> str:
         """The bisection, and the comparison with no bias."""
         sink = probe.sink
@@ -51,7 +55,7 @@ class SolveRule:
             return sink.op("Where", enough, sink.op("Sub", middle, half), sink.op("Add", middle, half)), half
 
         start = sink.op("Mul", probe.threshold, zero), sink.op("Mul", probe.threshold, sink.constant(REACH))
-        middle, _ = sink.repeat(HALVINGS, start, halve)
+        middle, _ = sink.repeat(self.halvings, start, halve)
         error = sink.op("Abs", sink.op("Sub", probe.mean_spikes(middle), target))
         without = sink.op("Abs", sink.op("Sub", probe.mean_spikes(zero), target))
         return sink.op("Where", sink.op("Less", error, without), middle, zero, out="bias")
