@@ -24,6 +24,7 @@ from ftbc_onnx.errors import ConfigError, FtbcError, ModelError
 from ftbc_onnx.evaluate import evaluate_file
 from ftbc_onnx.images import Preprocessing
 from ftbc_onnx.inspection import inspect_model
+from ftbc_onnx.neurons import SCHEDULES
 from ftbc_onnx.pipeline import convert as convert_model
 from ftbc_onnx.pipeline import default_output
 from ftbc_onnx.report import print_conversion, print_curve, print_inspection
@@ -157,6 +158,13 @@ def cli() -> None:
     "--per-channel/--per-tensor", default=True, show_default=True, help="One theta per channel, or per tensor."
 )
 @click.option("--neuron", default="if", show_default=True, help="Neuron model.")
+@click.option(
+    "--schedule",
+    type=click.Choice(SCHEDULES),
+    default="asynchronous",
+    show_default=True,
+    help="Sites fire at every step, or layer by layer: a quantised network.",
+)
 @click.option("--rule", type=click.Choice(RULES), default="solve", show_default=True, help="How biases are found.")
 @click.option("--alpha", type=float, default=0.4, show_default=True, help="Step of --rule paper.")
 @click.option(

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from ftbc_onnx.errors import ConfigError
-from ftbc_onnx.neurons import BINARY, NeuronSpec
+from ftbc_onnx.neurons import BINARY, NeuronSpec, check_schedule
 
 THRESHOLDS = ("mse", "percentile", "max")
 SMOOTH = ("spiking", "rate-exact")
@@ -24,6 +24,8 @@ class ConvertConfig:
         neuron: name of a neuron, for the rectifiers.
         levels: K levels per step (of ``multi-threshold`` the number of its thresholds); None: 4, or 1 of binary neurons.
         coding: ``rate`` or ``differential``.
+        schedule: ``asynchronous``: sites fire at every step; ``synchronous``: each waits for all T steps of its current
+            and fires once, so that the network is the ANN with T*K levels (neurons ``if`` and ``group``).
         smooth: what stands behind functions that are no rectifiers: ``spiking`` neurons of both signs, or nothing
             (``rate-exact``: their values travel on as they are).
         include: regular expressions of activations to convert (operator types or node names); empty: all.
@@ -49,6 +51,7 @@ class ConvertConfig:
     neuron: str = "if"
     levels: int | None = None
     coding: str = "rate"
+    schedule: str = "asynchronous"
     smooth: str = "spiking"
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
@@ -78,7 +81,7 @@ class ConvertConfig:
         _one_of("threshold", self.threshold, THRESHOLDS)
         _one_of("rule", self.rule, RULES)
         _one_of("smooth", self.smooth, SMOOTH)
-        _ = self.neuron_spec  # refuses what is no neuron
+        check_schedule(self.schedule, self.neuron_spec, self.steps)  # refuses what is no neuron, too
         if not _is_number(self.percentile) or not 0 < self.percentile <= 100:
             raise ConfigError(f"percentile is {self.percentile}: it must be above 0 and at most 100")
         if not _is_number(self.alpha) or not 0 < self.alpha < float("inf"):

@@ -85,6 +85,14 @@ def describe(
         **{key: value for key, value in record.items() if key not in ("plan", "readout")},
         "steps": plan.steps,
         "neuron": str(plan.neuron),
+        "schedule": plan.schedule,
+        "synchronous": {
+            "levels": plan.steps * plan.neuron.most,
+            "depth": plan.depth,
+            "latency": plan.depth * plan.steps,
+        }
+        if plan.synchronous
+        else None,
         "opset": job.network.view.opset,
         "normalisation": job.normalised.changes,
         "rate_exact": [

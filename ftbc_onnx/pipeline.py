@@ -245,7 +245,10 @@ def _plan(job: Job) -> tuple[SpikingPlan, Mapping[str, ActivationStatistics]]:
             progress=lambda done: job.progress("thresholds", done, 2 * samples),
         )
     thresholds = estimate_thresholds(network, statistics, config)
-    return SpikingPlan(job.source.digest, network.sites, config.steps, config.neuron_spec, thresholds), statistics
+    plan = SpikingPlan(
+        job.source.digest, network.sites, config.steps, config.neuron_spec, thresholds, schedule=config.schedule
+    )
+    return plan, statistics
 
 
 def _calibrate(job: Job, plan: SpikingPlan) -> CalibrationResult | None:
