@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from click.testing import CliRunner
 from helpers import OPSETS, assert_close, assert_valid, eighths, numbers, parse, run
 from networks import CALIBRATION, QCFS, RELU, TEST, batches_of, digits, inputs, network_of, residual, source_of
 from onnx import helper, numpy_helper
@@ -16,6 +17,7 @@ from rich.console import Console
 
 from ftbc_onnx import ConfigError, ConvertConfig, convert
 from ftbc_onnx.calibrate import calibrate
+from ftbc_onnx.cli import cli
 from ftbc_onnx.evaluate import evaluate_file
 from ftbc_onnx.graph.builder import GraphBuilder
 from ftbc_onnx.graph.classes import NodeClass
@@ -200,7 +202,7 @@ def test_equal_to_the_quantised_ann_within_rounding(name: str, steps: int, level
 
 
 def test_qcfs_at_t_equal_to_l_decides_as_its_ann() -> None:
-    result = convert(QCFS, steps=4, schedule="synchronous")
+    result = convert(QCFS, steps=4, neuron="if", schedule="synchronous")
     feeds = {"image": digits("test")[0]}
     found, expected = run(result.model, feeds)["logits"], run(onnx.load(QCFS), feeds)["logits"]
     np.testing.assert_array_equal(found.argmax(1), expected.argmax(1))
@@ -354,7 +356,7 @@ def test_several_batches_are_averaged(plan: SpikingPlan) -> None:
 )
 def test_what_is_refused(options: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words) as caught:
-        ConvertConfig(**{"schedule": "synchronous", **options})
+        ConvertConfig(**{"schedule": "synchronous", "neuron": "if", **options})
     assert "\n" not in str(caught.value)
 
 
@@ -396,8 +398,19 @@ def test_conversion_from_end_to_end(tmp_path) -> None:
     assert again.accuracy[-1] > 99
 
 
+def test_command_line(tmp_path) -> None:
+    target = tmp_path / "snn.onnx"
+    done = CliRunner().invoke(
+        cli, ["convert", str(QCFS), "-T", "2", "--neuron", "if", "--schedule", "synchronous", "-o", str(target)]
+    )
+    assert done.exit_code == 0, done.output
+    assert read_plan(onnx.load(target)).synchronous
+    refused = CliRunner().invoke(cli, ["convert", str(QCFS), "--neuron", "signed", "--schedule", "synchronous"])
+    assert isinstance(refused.exception, ConfigError)
+
+
 def test_asynchronous_is_the_default_and_files_without_a_schedule_are_read_so() -> None:
-    result = convert(QCFS, steps=2)
+    result = convert(QCFS, steps=2, neuron="if")
     assert (result.plan.schedule, result.report["synchronous"]) == ("asynchronous", None)
     (entry,) = (e for e in result.model.metadata_props if e.key == "ftbc_onnx.plan")
     entry.value = entry.value.replace('"schedule": "asynchronous", ', "")
