@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import click
 
 from ftbc_onnx.config import BUDGETS, RULES, SMOOTH, THRESHOLDS
-from ftbc_onnx.neurons import CODINGS, NEURONS
+from ftbc_onnx.neurons import CODINGS, NEURONS, SCHEDULES
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -115,6 +115,13 @@ def method_options(command: F) -> F:
                 default="accuracy",
                 show_default=True,
                 help="What --neuron auto looks for: few levels, few events, or the best with --levels.",
+            ),
+            click.option(
+                "--schedule",
+                type=click.Choice(SCHEDULES),
+                default="asynchronous",
+                show_default=True,
+                help="Sites fire at every step, or layer by layer: a quantised network.",
             ),
             click.option("--binary", is_flag=True, help="--neuron auto keeps to spikes of 0 and theta."),
             click.option(

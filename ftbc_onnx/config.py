@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from ftbc_onnx.errors import ConfigError
-from ftbc_onnx.neurons import BINARY, NeuronSpec
+from ftbc_onnx.neurons import BINARY, NeuronSpec, check_schedule
 
 THRESHOLDS = ("auto", "mse", "moments", "percentile", "max")
 SMOOTH = ("spiking", "rate-exact")
@@ -29,6 +29,8 @@ class ConvertConfig:
         budget: what ``auto`` looks for: ``accuracy`` (few levels, but as good as the best), ``spikes`` (the fewest
             events of those as good as the best) or ``levels`` (the best with `levels`).
         binary: ``auto`` keeps to spikes of 0 and theta.
+        schedule: ``asynchronous``: sites fire at every step; ``synchronous``: each waits for all T steps of its current
+            and fires once, so that the network is the ANN with T*K levels (neurons ``if`` and ``group``).
         smooth: what stands behind functions that are no rectifiers: ``spiking`` neurons of both signs, or nothing
             (``rate-exact``: their values travel on as they are).
         include: regular expressions of activations to convert (operator types or node names); empty: all.
@@ -58,6 +60,7 @@ class ConvertConfig:
     coding: str = "rate"
     budget: str = "accuracy"
     binary: bool = False
+    schedule: str = "asynchronous"
     smooth: str = "spiking"
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
@@ -89,7 +92,7 @@ class ConvertConfig:
         _one_of("rule", self.rule, RULES)
         _one_of("smooth", self.smooth, SMOOTH)
         _one_of("budget", self.budget, BUDGETS)
-        _ = self.neuron_spec  # refuses what is no neuron
+        check_schedule(self.schedule, self.neuron_spec, self.steps)  # refuses what is no neuron, too
         if self.neuron == "auto" and self.coding != "rate":
             raise ConfigError("coding goes with a neuron that is named: add --neuron (auto tries both by itself)")
         if self.neuron == "auto" and self.levels is not None:

@@ -38,6 +38,7 @@ def inspect_model(model: Any, config: ConvertConfig | None = None) -> dict[str, 
             config.steps,
             config.neuron_spec,  # of ``auto``, the smallest
             {s.name: np.ones(s.channels) for s in network.sites},
+            schedule=config.schedule,
         )
         forms["unrolled"] = len(emit_unrolled(network, plan).model.graph.node)
     return {

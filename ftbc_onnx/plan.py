@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ftbc_onnx.errors import ConfigError
-from ftbc_onnx.neurons import Neuron, NeuronSpec
+from ftbc_onnx.neurons import Neuron, NeuronSpec, Synchronous, check_schedule
 
 
 @dataclass(frozen=True)
@@ -97,6 +97,7 @@ class SpikingPlan:
         thresholds: theta per site, [C] float32, positive.
         biases: temporal bias b per site, [T, C] float32, added to the current; absent sites have none (zero).
         readout: ``mean``: the mean over t of the output.
+        schedule: ``asynchronous``: sites fire at every step; ``synchronous``: once, on all T steps of their current.
     """
 
     source_digest: str
@@ -106,12 +107,14 @@ class SpikingPlan:
     thresholds: Mapping[str, np.ndarray]
     biases: Mapping[str, np.ndarray] = field(default_factory=dict)
     readout: str = "mean"
+    schedule: str = "asynchronous"
 
     def __post_init__(self) -> None:
         if isinstance(self.neuron, str):
             object.__setattr__(self, "neuron", NeuronSpec(self.neuron))
         if self.steps < 1:
             raise ConfigError(f"the number of time steps T is {self.steps}: it must be at least 1")
+        check_schedule(self.schedule, self.neuron, self.steps)
         names = {site.name for site in self.sites}
         if set(self.thresholds) != names or not set(self.biases) <= names:
             strange = sorted(set(self.thresholds) ^ names | set(self.biases) - names)
@@ -144,6 +147,23 @@ class SpikingPlan:
         """The neuron that stands at a site."""
         return self.neuron.make(bipolar=site.signed)
 
+    @property
+    def synchronous(self) -> bool:
+        """Whether sites fire once, on all T steps of their current."""
+        return self.schedule == "synchronous"
+
+    def layer_of(self, site: SpikingSite) -> Synchronous:
+        """What fires at a site of a synchronous plan."""
+        return Synchronous(self.neuron.most, self.steps, site.signed)
+
+    @property
+    def depth(self) -> int:
+        """D, the number of sites on the longest chain."""
+        depths: dict[str, int] = {}
+        for site in self.sites:  # in topological order
+            depths[site.name] = 1 + max((depths[name] for name in site.upstream), default=0)
+        return max(depths.values(), default=0)
+
     def with_biases(self, biases: Mapping[str, np.ndarray]) -> SpikingPlan:
         """The same plan with other biases, [T, C] per site."""
         return replace(self, biases=biases)
@@ -156,8 +176,10 @@ class SpikingPlan:
         """The plan of the first `steps` time steps (nothing in it depends on T, so its biases are the first rows).
 
         Raises:
-            ConfigError: `steps` is not between 1 and T.
+            ConfigError: `steps` is not between 1 and T, or the plan is synchronous: there everything depends on T.
         """
+        if self.synchronous and steps != self.steps:
+            raise ConfigError(f"a synchronous plan of T = {self.steps} steps has no prefix: convert with T = {steps}")
         if not 1 <= steps <= self.steps:
             raise ConfigError(f"a prefix of {steps} steps was asked of a plan with T = {self.steps}")
         return replace(self, steps=steps, biases={name: bias[:steps] for name, bias in self.biases.items()})
@@ -169,6 +191,7 @@ class SpikingPlan:
             "steps": self.steps,
             "neuron": asdict(self.neuron),
             "readout": self.readout,
+            "schedule": self.schedule,
             "sites": [asdict(site) for site in self.sites],
         }
 

@@ -91,7 +91,9 @@ def make_plan(job: Job) -> Planned:
     if job.calibration is None:
         spec = NeuronSpec("if") if config.neuron == "auto" else config.neuron_spec
         thresholds = estimate_thresholds(job.network, {}, config, config.steps * spec.most)
-        plan = SpikingPlan(job.source.digest, job.network.sites, config.steps, spec, thresholds)
+        plan = SpikingPlan(
+            job.source.digest, job.network.sites, config.steps, spec, thresholds, schedule=config.schedule
+        )
         return Planned(plan, {}, None, (), 0, 0, 0)
     return _Planner(job, job.calibration).run()
 
@@ -105,6 +107,7 @@ class _Planner:
         chooses = job.config.neuron == "auto" or job.config.threshold == "auto" or job.config.gates
         fit, held = split(data, samples, batching.size if batching.fixed else 1) if chooses else (data, None)
         self.fit, self.held = fit, held
+        self.synchronous = job.config.schedule == "synchronous"
         self.fitted = min(samples, len(fit))
         self.batching = batching if batching.fixed else Batching(min(batching.size, self.fitted), False)
         self.statistics: Mapping[str, ActivationStatistics] = {}
@@ -122,14 +125,18 @@ class _Planner:
         )
         selections = []
         spec = config.neuron_spec
-        specs = candidates_for(config.budget, config.levels, config.binary) if config.neuron == "auto" else (spec,)
+        specs = (
+            candidates_for(config.budget, config.levels, config.binary, self.synchronous)
+            if config.neuron == "auto"
+            else (spec,)
+        )
         if len(specs) > 1:
             spec, selection = choose_neuron(specs, config.budget, self._quick, self.judge)
             selections.append(selection)
         else:
             spec = specs[0]
         plan = self._plan(spec)
-        if config.threshold == "auto" and any(site.threshold is None for site in plan.sites):
+        if config.threshold == "auto" and not self.synchronous and any(site.threshold is None for site in plan.sites):
             plan, selection = self._choose_thresholds(plan)
             selections.append(selection)
         calibrated = self._calibrate(plan)
@@ -162,7 +169,9 @@ class _Planner:
         config = self.job.config
         count = max(1, round(config.steps * spec.most * levels))
         thresholds = estimate_thresholds(self.job.network, self.statistics, config, count, method)
-        return SpikingPlan(self.job.source.digest, self.job.network.sites, config.steps, spec, thresholds)
+        return SpikingPlan(
+            self.job.source.digest, self.job.network.sites, config.steps, spec, thresholds, schedule=config.schedule
+        )
 
     def _quick(self, spec: NeuronSpec) -> SpikingPlan:
         return self._with_quick_biases(self._plan(spec))
@@ -218,7 +227,9 @@ class _Planner:
 
     def _gate(self, plan: SpikingPlan) -> tuple[SpikingPlan, int, Selection]:
         """Per site first; then all of it against none."""
-        gated, dropped = gate_biases(self.job.free, plan, self._few(held=True), self.job.device)
+        gated, dropped = plan, 0
+        if not self.synchronous:
+            gated, dropped = gate_biases(self.job.free, plan, self._few(held=True), self.job.device)
         plans = (gated, plan.without_biases())
         words = (f"biases at {len(plan.sites) - dropped} of {len(plan.sites)} sites", "no biases")
         trials = tuple(self.judge(word, p) for word, p in zip(words, plans, strict=True))

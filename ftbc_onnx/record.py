@@ -60,6 +60,14 @@ def describe(job: Job, planned: Planned, record: Mapping[str, Any]) -> dict[str,
         **{key: value for key, value in record.items() if key not in ("plan", "readout")},
         "steps": plan.steps,
         "neuron": str(plan.neuron),
+        "schedule": plan.schedule,
+        "synchronous": {
+            "levels": plan.steps * plan.neuron.most,
+            "depth": plan.depth,
+            "latency": plan.depth * plan.steps,
+        }
+        if plan.synchronous
+        else None,
         "selections": [selection.as_dict() for selection in planned.selections],
         "opset": job.network.view.opset,
         "normalisation": job.normalised.changes,

@@ -20,6 +20,14 @@ def print_conversion(console: Console, report: Mapping[str, Any], verbose: bool 
         f"T = {report['steps']}, neuron {report['neuron']}, threshold {report['threshold']}, rule {report['rule']}, "
         f"device {report['device']} ({report['provider']})",
     )
+    layered = report["synchronous"]
+    if layered is not None:
+        _say(
+            console,
+            f"layer-synchronous: a quantised network with {layered['levels']} levels; each of the {layered['depth']} "
+            f"layers waits {report['steps']} steps, so a result takes {layered['latency']} steps (rows before the last "
+            "have no meaning of their own)",
+        )
     calibration = report["calibration"]
     if calibration is None:
         _say(console, "no biases were calibrated: every temporal bias is zero")

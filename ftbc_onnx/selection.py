@@ -52,14 +52,17 @@ THRIFTY = (
 """Neurons for ``spikes``."""
 
 
-def candidates_for(budget: str, levels: int | None, binary: bool) -> tuple[NeuronSpec, ...]:
+def candidates_for(budget: str, levels: int | None, binary: bool, synchronous: bool = False) -> tuple[NeuronSpec, ...]:
     """The neurons that ``--neuron auto`` tries.
 
     Args:
         budget: ``accuracy``, ``spikes`` or ``levels``.
         levels: levels per step at most, or None (4 for ``levels``).
         binary: spikes of one height and one sign only.
+        synchronous: layer by layer: nothing has to be taken back.
     """
+    if synchronous and not binary:
+        return (NeuronSpec("group", levels or 4),)
     if binary:
         return (NeuronSpec("if"),)
     if budget == "levels":

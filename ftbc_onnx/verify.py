@@ -7,13 +7,14 @@ the emitted model must agree with it to the last bit.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import ChainMap
+from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from ftbc_onnx.errors import VerificationError
-from ftbc_onnx.graph.cut import Segment, cut_network
+from ftbc_onnx.graph.cut import Cut, Segment, cut_network
 from ftbc_onnx.graph.emit.unrolled import Readout
 from ftbc_onnx.graph.observe import expose_running_means, running_mean_name
 from ftbc_onnx.graph.sites import Network
@@ -22,9 +23,12 @@ from ftbc_onnx.results import VerificationResult
 from ftbc_onnx.runtime import Session
 
 Feeds = Mapping[str, np.ndarray]
+Values = MutableMapping[str, np.ndarray]
 
 MOST_RUNS = 2000
-"""Runs of segments that a verification may take; of a long T, only the first steps are compared."""
+"""Runs of segments that a verification may take; of a long T, only the first steps are compared.
+
+A synchronous plan has no first steps: all are run."""
 
 _CLOSE = 1e-3
 _BATCH_CLOSE = 0.05
@@ -37,9 +41,10 @@ def simulate(network: Network, plan: SpikingPlan, feeds: Feeds, steps: int | Non
         network: the normalised ANN.
         plan: sites, thresholds and biases.
         feeds: inputs of the ANN.
-        steps: steps to run; None: all of the plan's.
+        steps: steps to run; None: all of the plan's, and so for a synchronous plan in any case.
     """
-    return _Simulation(network, plan, cut_network(network), feeds).run(steps or plan.steps)
+    simulation = _Simulation(network, plan, cut_network(network), feeds)
+    return simulation.run_synchronous() if plan.synchronous else simulation.run(steps or plan.steps)
 
 
 class _Simulation:
@@ -59,40 +64,74 @@ class _Simulation:
 
     def run(self, steps: int) -> dict[str, np.ndarray]:
         """The running means of the outputs, [T, B, ...]."""
-        outputs = [name for name in self._network.view.output_names if name in self._network.temporal]
-        history: dict[str, list[np.ndarray]] = {name: [] for name in outputs}
+        rows = []
         for t in range(steps):
-            means = self._step(t)
-            for name in outputs:
-                if name not in means:
-                    value = self._values[name]
-                    means[name] = value if name in self._network.mean_form else self._accumulate(name, value, t)
-                history[name].append(means[name])
-        return {name: np.stack(values) for name, values in history.items()}
+            means: Values = {}
+            for segment, session in self._segments:
+                self._compute(segment, session, self._values, t)
+                cut = segment.cut
+                if cut is None:
+                    continue
+                if cut.site is not None:
+                    self._values[cut.fed_in] = self._fire(cut.site, self._values[cut.handed_out], t)
+                else:
+                    self._convert(cut, self._values, means, t)
+            rows.append(self._outputs(self._values, means, t))
+        return _stack(rows)
 
-    def _step(self, t: int) -> dict[str, np.ndarray]:
-        """Run step t; returns the running means computed on the way, by tensor."""
-        means: dict[str, np.ndarray] = {}
+    def run_synchronous(self) -> dict[str, np.ndarray]:
+        """The same, every segment at all T steps before the next segment."""
+        values: list[Values] = [ChainMap({}, self._values) for _ in range(self._plan.steps)]
+        means: list[Values] = [{} for _ in values]
         for segment, session in self._segments:
-            if session is not None and (segment.temporal or t == 0):
-                self._values.update(session.run({name: self._values[name] for name in segment.reads}))
+            for t, now in enumerate(values):
+                self._compute(segment, session, now, t)
             cut = segment.cut
             if cut is None:
                 continue
-            value = self._values[cut.handed_out]
             if cut.site is not None:
-                self._values[cut.fed_in] = self._fire(cut.site, value, t)
-            elif cut.kind == "to_mean":
-                self._values[cut.fed_in] = means[cut.handed_out] = self._accumulate(cut.handed_out, value, t)
+                fired = self._fire_all(cut.site, [now[cut.handed_out] for now in values])
+                for now, spikes in zip(values, fired, strict=True):
+                    now[cut.fed_in] = spikes
             else:
-                self._values[cut.fed_in] = self._difference(cut.handed_out, value, t)
-        return means
+                for t, now in enumerate(values):
+                    self._convert(cut, now, means[t], t)
+        return _stack([self._outputs(now, means[t], t) for t, now in enumerate(values)])
+
+    def _compute(self, segment: Segment, session: Session | None, values: Values, t: int) -> None:
+        """Run a segment at step t; what does not depend on t once, for every step."""
+        if session is not None and (segment.temporal or t == 0):
+            found = session.run({name: values[name] for name in segment.reads})
+            (values if segment.temporal else self._values).update(found)
+
+    def _convert(self, cut: Cut, values: Values, means: Values, t: int) -> None:
+        """A current to a mean, which `means` remembers, or a mean to a current."""
+        value = values[cut.handed_out]
+        if cut.kind == "to_mean":
+            values[cut.fed_in] = means[cut.handed_out] = self._accumulate(cut.handed_out, value, t)
+        else:
+            values[cut.fed_in] = self._difference(cut.handed_out, value, t)
+
+    def _outputs(self, values: Values, means: Values, t: int) -> dict[str, np.ndarray]:
+        """Running means of the outputs after step t."""
+        found = {}
+        for name in self._network.view.output_names:
+            if name in means:
+                found[name] = means[name]
+            elif name in self._network.temporal:
+                value = values[name]
+                found[name] = value if name in self._network.mean_form else self._accumulate(name, value, t)
+        return found
 
     def _fire(self, site: SpikingSite, current: np.ndarray, t: int) -> np.ndarray:
         bias = self._plan.biases[site.name][t].reshape(site.channel_shape)
         spikes, state = self._neurons[site.name].step(current, self._states[site.name], self._units[site.name], bias)
         self._states[site.name] = state
         return spikes
+
+    def _fire_all(self, site: SpikingSite, currents: list[np.ndarray]) -> list[np.ndarray]:
+        biases = [row.reshape(site.channel_shape) for row in self._plan.biases[site.name]]
+        return self._plan.layer_of(site).fire(currents, self._units[site.name], biases)
 
     def _accumulate(self, name: str, current: np.ndarray, t: int) -> np.ndarray:
         self._sums[name] = self._sums[name] + current if t else current
@@ -103,6 +142,11 @@ class _Simulation:
         value = total - self._totals[name] if t else total
         self._totals[name] = total
         return value
+
+
+def _stack(rows: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """[T, B, ...] per name, of one record per step."""
+    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
 
 def verify(
@@ -120,7 +164,8 @@ def verify(
     Raises:
         VerificationError: they differ by more than rounding and a few spikes.
     """
-    steps = max(1, min(plan.steps, MOST_RUNS // max(1, len(network.sites))))
+    few = max(1, min(plan.steps, MOST_RUNS // max(1, len(network.sites))))
+    steps = plan.steps if plan.synchronous else few
     expected = simulate(network, plan, feeds, steps)
     session = Session(expose_running_means(model, readouts), optimise=False)
     names = [running_mean_name(readout.output) for readout in readouts]

@@ -54,6 +54,7 @@ def read_plan(model: onnx.ModelProto) -> SpikingPlan:
             {site.name: numpy_helper.to_array(values[threshold_name(site.name)]) for site in sites},
             {site.name: numpy_helper.to_array(values[bias_name(site.name)]) for site in sites},
             described["readout"],
+            described.get("schedule", "asynchronous"),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise ModelError(f"the plan in the model's metadata is incomplete ({error}): convert the ANN again") from error

@@ -15,6 +15,7 @@ from ftbc_onnx.neurons.multi_threshold import MultiThreshold
 from ftbc_onnx.neurons.protocol import Neuron
 from ftbc_onnx.neurons.signed import Signed
 from ftbc_onnx.neurons.soft_reset import SoftReset
+from ftbc_onnx.neurons.synchronous import Synchronous
 
 NEURONS: dict[str, Callable[[int], SoftReset]] = {
     "if": lambda _: IntegrateAndFire(),
@@ -30,6 +31,9 @@ BINARY = ("if", "signed", "signed-st")
 """Neurons with one level: they take no number."""
 
 CODINGS = ("rate", "differential")
+
+SCHEDULES = ("asynchronous", "synchronous")
+"""When a site fires: at every step on what has come so far, or once, on all T steps (`neurons.synchronous`)."""
 
 
 @dataclass(frozen=True)
@@ -85,4 +89,35 @@ class NeuronSpec:
         return self.name == "multi-threshold"
 
 
-__all__ = ["BINARY", "CODINGS", "NEURONS", "Neuron", "NeuronSpec"]
+def check_schedule(schedule: str, neuron: NeuronSpec, steps: int) -> None:
+    """Refuse a schedule that is unknown, or synchronous firing where it makes no sense.
+
+    Raises:
+        ConfigError: which, and what to choose.
+    """
+    if schedule not in SCHEDULES:
+        raise ConfigError(f"schedule is '{schedule}': choose one of {', '.join(SCHEDULES)}")
+    if schedule == "asynchronous":
+        return
+    if neuron.name not in ("if", "group") or neuron.coding != "rate":
+        raise ConfigError(
+            f"neuron {neuron} cannot fire layer-synchronously, where nothing has to be taken back: "
+            "choose if or group and rate coding, or schedule asynchronous"
+        )
+    if steps * steps * neuron.most >= 2**24:
+        raise ConfigError(
+            f"T = {steps} with {neuron.most} level(s) is too long for schedule synchronous: "
+            "T*T*K must be below 2^24, so that spikes are counted exactly in float32"
+        )
+
+
+__all__ = [
+    "BINARY",
+    "CODINGS",
+    "NEURONS",
+    "SCHEDULES",
+    "Neuron",
+    "NeuronSpec",
+    "Synchronous",
+    "check_schedule",
+]

@@ -6,6 +6,11 @@ fires with that bias, so everything downstream and later sees corrected spikes. 
 outputs [T, C]; no activation leaves the runtime. Steps are written in order of time, and within a step in
 topological order; a bias depends on biases upstream and before it only, so this gives what going through the sites
 one by one gives.
+
+With layer-synchronous firing the sites are gone through one by one, all T steps at once. To the rule a site is then ONE
+step of a neuron with T*K levels, threshold T*theta, current x[0] + ... + x[T-1] and mean activation T*mean(a). What it
+finds is b[0]; only the sum of the rows of b matters, so the others are 0. ``solve`` makes mean(s) = mean(a) over the T
+steps; ``paper`` moves b[0] by what the published step moves all T rows by, -alpha * sum over t of e[t].
 """
 
 from __future__ import annotations
@@ -18,11 +23,24 @@ import onnx
 
 from ftbc_onnx.graph.builder import GraphBuilder
 from ftbc_onnx.graph.emit.step import StepEmitter
-from ftbc_onnx.graph.emit.unrolled import emit_populations, split_biases
+from ftbc_onnx.graph.emit.unrolled import Population, emit_populations, split_biases
 from ftbc_onnx.graph.sites import Network
 from ftbc_onnx.neurons import Neuron
 from ftbc_onnx.plan import SpikingPlan, SpikingSite
 from ftbc_onnx.sink import Sink
+
+
+class Firing(Protocol):
+    """What a rule needs of a neuron."""
+
+    @property
+    def lowest(self) -> float:
+        """The lowest spike, in units of the probe's threshold."""
+        ...
+
+    def emit_fire(self, sink: Sink, drive: str, state: tuple[str, ...], unit: str, bias: str) -> str:
+        """Spikes that the drive gives with this bias."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -44,7 +62,7 @@ class Probe:
     sent: str | None
     threshold: str
     bias: str
-    neuron: Neuron
+    neuron: Firing
     _site: SpikingSite
     _drive: str
     _state: tuple[str, ...]
@@ -104,6 +122,35 @@ class Calibrated:
         return spikes, bias
 
 
+@dataclass
+class Layers:
+    """The sites of a synchronous plan, and how each fires on all T steps of its current with the bias found there."""
+
+    builder: GraphBuilder
+    plan: SpikingPlan
+    rule: Rule
+    populations: dict[str, Population]
+    old: dict[str, list[str]]
+    new: dict[str, list[str]]
+
+    def fire(self, site: SpikingSite, currents: list[str]) -> list[str]:
+        """Spikes of every step; the new biases go to `new`."""
+        builder, start, layer = self.builder, self.populations[site.name], self.plan.layer_of(site)
+        steps = builder.constant(float(self.plan.steps))
+        with builder.scope(site.name):
+            activation = builder.op("Mul", builder.mean(site.spikes, site.mean_axes), steps, out="activation")
+            threshold = builder.op("Mul", start.threshold, steps, out="total_threshold")
+            old = layer.emit_total(builder, self.old[site.name], "bias_total")
+            drive = layer.emit_total(builder, currents)
+            bias = self.rule.emit(
+                Probe(builder, 0, activation, None, threshold, old, layer, site, drive, start.state, start.unit)
+            )
+            zero = builder.constant(np.zeros(site.channel_shape, np.float32))
+            self.new[site.name] += [bias, *[zero] * (self.plan.steps - 1)]
+            count = layer.emit_count(builder, builder.op("Add", drive, bias), start.unit)
+            return layer.emit_spread(builder, count, start.unit)
+
+
 def old_bias_name(site: str) -> str:
     """Input of the calibration graph: the biases before the batch, [T, C]."""
     return f"{site}/bias_in"
@@ -155,8 +202,11 @@ def emit_calibration(network: Network, plan: SpikingPlan, rule: Rule) -> onnx.Mo
     emitter = StepEmitter(builder, network)
     emitter.keep_static()
     emitter.keep_ann()
-    for t in range(plan.steps):
-        emitter.step(t, fire)
+    if plan.synchronous:
+        emitter.all_steps(plan.steps, Layers(builder, plan, rule, populations, old, new).fire)
+    else:
+        for t in range(plan.steps):
+            emitter.step(t, fire)
     outputs = [_collect(builder, site, new[site.name], plan.steps) for site in plan.sites]
     return builder.to_model("calibration", inputs, outputs, network.view.model.opset_import)
 

@@ -80,6 +80,12 @@ class Membranes:
             )
         return spikes
 
+    def fire_all(self, site: SpikingSite, currents: list[str]) -> list[str]:
+        """Spikes of the site at every step, of a synchronous plan."""
+        with self.builder.scope(site.name):
+            layer = self.plan.layer_of(site)
+            return layer.emit(self.builder, currents, self.units[site.name], self.biases[site.name])
+
 
 @dataclass(frozen=True)
 class Population:
@@ -149,8 +155,11 @@ def emit_unrolled(network: Network, plan: SpikingPlan) -> Emitted:
     emitter = StepEmitter(builder, network)
     emitter.keep_static()
     readout: dict[str, list[str]] = {name: [] for name in network.view.output_names if name in network.temporal}
+    if plan.synchronous:
+        emitter.all_steps(plan.steps, membranes.fire_all)
     for t in range(plan.steps):
-        emitter.step(t, membranes.fire)
+        if not plan.synchronous:
+            emitter.step(t, membranes.fire)
         for name, tensors in readout.items():
             tensors.append(emitter.mean(name, t) if name in network.mean_form else emitter.sum(name, t))
     for name in network.view.output_names:
