@@ -91,11 +91,14 @@ def make_plan(job: Job) -> Planned:
     if job.calibration is None:
         spec = NeuronSpec("if") if config.neuron == "auto" else config.neuron_spec
         thresholds = estimate_thresholds(job.network, {}, config, config.steps * spec.most)
-        plan = SpikingPlan(
-            job.source.digest, job.network.sites, config.steps, spec, thresholds, schedule=config.schedule
-        )
-        return Planned(plan, {}, None, (), 0, 0, 0)
+        return Planned(_plan(job, spec, thresholds), {}, None, (), 0, 0, 0)
     return _Planner(job, job.calibration).run()
+
+
+def _plan(job: Job, spec: NeuronSpec, thresholds: Mapping[str, np.ndarray]) -> SpikingPlan:
+    """A plan with every bias zero."""
+    steps, schedule = job.config.steps, job.config.schedule
+    return SpikingPlan(job.source.digest, job.network.sites, steps, spec, thresholds, schedule=schedule)
 
 
 class _Planner:
@@ -125,16 +128,11 @@ class _Planner:
         )
         selections = []
         spec = config.neuron_spec
-        specs = (
-            candidates_for(config.budget, config.levels, config.binary, self.synchronous)
-            if config.neuron == "auto"
-            else (spec,)
-        )
-        if len(specs) > 1:
-            spec, selection = choose_neuron(specs, config.budget, self._quick, self.judge)
-            selections.append(selection)
-        else:
-            spec = specs[0]
+        if config.neuron == "auto":
+            spec, *others = specs = candidates_for(config.budget, config.levels, config.binary, self.synchronous)
+            if others:
+                spec, selection = choose_neuron(specs, config.budget, self._quick, self.judge)
+                selections.append(selection)
         plan = self._plan(spec)
         if config.threshold == "auto" and not self.synchronous and any(site.threshold is None for site in plan.sites):
             plan, selection = self._choose_thresholds(plan)
@@ -169,9 +167,7 @@ class _Planner:
         config = self.job.config
         count = max(1, round(config.steps * spec.most * levels))
         thresholds = estimate_thresholds(self.job.network, self.statistics, config, count, method)
-        return SpikingPlan(
-            self.job.source.digest, self.job.network.sites, config.steps, spec, thresholds, schedule=config.schedule
-        )
+        return _plan(self.job, spec, thresholds)
 
     def _quick(self, spec: NeuronSpec) -> SpikingPlan:
         return self._with_quick_biases(self._plan(spec))
