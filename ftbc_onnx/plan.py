@@ -168,6 +168,14 @@ class SpikingPlan:
         """The same plan with other biases, [T, C] per site."""
         return replace(self, biases=biases)
 
+    def with_thresholds(self, thresholds: Mapping[str, np.ndarray]) -> SpikingPlan:
+        """The same plan with other thresholds, [C] per site."""
+        return replace(self, thresholds=thresholds)
+
+    def with_neuron(self, neuron: NeuronSpec) -> SpikingPlan:
+        """The same plan with other neurons."""
+        return replace(self, neuron=neuron)
+
     def without_biases(self) -> SpikingPlan:
         """The same plan with every bias zero: plain conversion."""
         return replace(self, biases={})

@@ -214,7 +214,7 @@ class _Planner:
         }
         feeds = self._few()
         kept = search_sites(self.job.free, plan, tried, feeds, self.job.device, rule=ROUGH)
-        own = replace(plan, thresholds={name: tried[name][which].threshold for name, which in kept.items()})
+        own = plan.with_thresholds({name: tried[name][which].threshold for name, which in kept.items()})
         words = ("mse for T*K levels", "mse for 2*T*K levels", "of mse, moments, percentile and max, per site")
         plans = (plan, more, own)
         trials = tuple(self.judge(word, self._with_quick_biases(p)) for word, p in zip(words, plans, strict=True))
