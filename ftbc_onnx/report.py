@@ -37,7 +37,7 @@ def print_conversion(console: Console, report: Mapping[str, Any], verbose: bool 
             f"biases from {calibration['samples']} samples of {escape(report['data'])} in {calibration['batches']} "
             f"batch(es), {calibration['seconds']:.1f} s; {calibration['held_back']} more held back",
         )
-    print_selections(console, report["selections"])
+    print_selections(console, report["selections"], verbose)
     if report["random_data"]:
         _say(console, "[bold yellow]calibrated on random data: for a dry run only[/]")
     dead = {s["name"]: s["dead_channels"] for s in report["sites"] if s["dead_channels"]}
@@ -62,15 +62,19 @@ def print_conversion(console: Console, report: Mapping[str, Any], verbose: bool 
         print_sites(console, report)
 
 
-def print_selections(console: Console, selections: Sequence[Mapping[str, Any]]) -> None:
-    """What was tried on the samples held back, one line per question."""
+def print_selections(console: Console, selections: Sequence[Mapping[str, Any]], verbose: bool = False) -> None:
+    """What was chosen on the samples held back, one line per question; with `verbose` what else was tried."""
     for selection in selections:
-        tried = "; ".join(
-            f"{'*' if i == selection['chosen'] else ''}{trial['what']} {trial['error']:.3f}"
-            + ("" if trial["agreement"] is None else f" ({trial['agreement']:.0f} %)")
-            for i, trial in enumerate(selection["trials"])
+        trials = selection["trials"]
+        _say(
+            console,
+            f"{selection['question']} chosen on {trials[0]['samples']} samples: "
+            f"{trials[selection['chosen']]['what']} ({selection['why']}, {len(trials)} tried)",
         )
-        _say(console, f"{selection['question']} ({selection['why']}): {tried}")
+        for trial in trials if verbose else ():
+            agreement = "" if trial["agreement"] is None else f", agrees with the ANN on {trial['agreement']:.1f} %"
+            events = "" if trial["events"] is None else f", {trial['events']:.2f} events per neuron"
+            _say(console, f"  {trial['what']}: output error {trial['error']:.4f}{agreement}{events}")
 
 
 def print_curve(
