@@ -17,7 +17,7 @@ ROOMS = {
     "physics": ("neurons", "config", "plan", "results", "data", "images", "batching", "window"),
     "graph": ("graph",),
     "machine": ("runtime",),
-    "method": ("thresholds", "rules", "calibrate", "counting", "evaluate", "verify", "selection"),
+    "method": ("thresholds", "rules", "calibrate", "counting", "early_exit", "evaluate", "verify", "selection"),
     "shop": (
         "report",
         "inspection",
