@@ -19,7 +19,14 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ftbc_onnx.cli_options import common, data_options, method_options, scope_options
+from ftbc_onnx.cli_options import (
+    common,
+    data_options,
+    early_exit_option,
+    method_options,
+    readout_options,
+    scope_options,
+)
 from ftbc_onnx.config import ConvertConfig
 from ftbc_onnx.errors import ConfigError, FtbcError, ModelError
 from ftbc_onnx.evaluate import evaluate_file
@@ -85,7 +92,9 @@ def cli() -> None:
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the random data.")
 @click.option("--eval-data", help="Evaluation data with labels: accuracy of the ANN and after every step.")
+@early_exit_option
 @method_options
+@readout_options
 @click.option(
     "--running-mean", is_flag=True, help="Also give the output after every step, as OUTPUT/running_mean [T, ...]."
 )
@@ -126,6 +135,7 @@ def convert(
         if threshold != "percentile":
             raise ConfigError(f"--percentile goes with --threshold percentile, not with {threshold}")
         options["percentile"] = percentile
+    options["readout"] = options["readout"] or ("mean" if options["readout_from"] is None else "delayed")
     config = ConvertConfig.from_options({"threshold": threshold, **options})
     target = output or default_output(model, config.steps)
     _check_target(target, model)
@@ -183,6 +193,7 @@ def inspect(*, model: Path, verbose: bool, quiet: bool, as_json: bool, **options
     "--ann", type=click.Path(path_type=Path), help="The ANN it was made from: its accuracy, agreement and gaps."
 )
 @click.option("--samples", type=int, help="Samples used, at most.")
+@early_exit_option
 @data_options
 @common
 def evaluate(
@@ -191,6 +202,7 @@ def evaluate(
     eval_data: str,
     ann: Path | None,
     samples: int | None,
+    early_exit: float | None,
     batch_size: int | None,
     device: str,
     label_offset: int,
@@ -205,6 +217,7 @@ def evaluate(
     Examples:
       ftbc-onnx evaluate model.snn_T8.onnx --eval-data test.npz
       ftbc-onnx evaluate model.snn_T8.onnx --eval-data val_images/ --ann model.onnx
+      ftbc-onnx evaluate model.snn_T8.onnx --eval-data test.npz --early-exit 1
     """
     _set_up_logging(verbose, quiet)
     with _progress(quiet or as_json) as progress:
@@ -217,6 +230,7 @@ def evaluate(
             samples=samples,
             device=device,
             label_offset=label_offset,
+            early_exit=early_exit,
             progress=lambda done: progress("evaluation", done, max(done, samples or done)),
         )
     if as_json:

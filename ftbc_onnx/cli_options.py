@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
-from ftbc_onnx.config import BUDGETS, RULES, SMOOTH, THRESHOLDS
+from ftbc_onnx.config import BUDGETS, READOUTS, RULES, SMOOTH, THRESHOLDS
 from ftbc_onnx.neurons import CODINGS, NEURONS, SCHEDULES
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -76,6 +76,31 @@ def data_options(command: F) -> F:
     ):
         command = option(command)
     return command
+
+
+def readout_options(command: F) -> F:
+    """How the output is read from the steps."""
+    for option in reversed(
+        (
+            click.option(
+                "--readout",
+                type=click.Choice(READOUTS),
+                help="The output is the mean over all steps, or over those from --readout-from on [default: mean].",
+            ),
+            click.option("--readout-from", type=int, help="Steps left out at the beginning, for --readout delayed."),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def early_exit_option(command: F) -> F:
+    """Where the evaluation stops samples early."""
+    return click.option(
+        "--early-exit",
+        type=float,
+        help="Margin above which a sample stops early, in mean |score|: accuracy and average steps are reported.",
+    )(command)
 
 
 def method_options(command: F) -> F:

@@ -9,11 +9,13 @@ from typing import Any
 
 from ftbc_onnx.errors import ConfigError
 from ftbc_onnx.neurons import BINARY, NeuronSpec, check_schedule
+from ftbc_onnx.window import Window
 
 THRESHOLDS = ("auto", "mse", "moments", "percentile", "max")
 SMOOTH = ("spiking", "rate-exact")
 BUDGETS = ("accuracy", "spikes", "levels")
 RULES = ("solve", "paper", "none")
+READOUTS = ("mean", "delayed")
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,9 @@ class ConvertConfig:
         seed: of random calibration data.
         random_data: calibrate on random data if none are given (marked in report and metadata).
         verify: compare the emitted model with a NumPy run of its plan.
+        readout: the output is the ``mean`` over all steps, or ``delayed``: over those from `readout_from` on.
+        readout_from: t0 of ``delayed``, from 1 to T - 1.
+        early_exit: margin at which the evaluation stops a sample early (`ftbc_onnx.early_exit`); None: it does not.
         running_mean: also give the running mean of every output after each step, as ``OUTPUT/running_mean`` [T, ...].
     """
 
@@ -78,6 +83,9 @@ class ConvertConfig:
     seed: int = 0
     random_data: bool = False
     verify: bool = True
+    readout: str = "mean"
+    readout_from: int | None = None
+    early_exit: float | None = None
     running_mean: bool = False
 
     def __post_init__(self) -> None:
@@ -103,11 +111,33 @@ class ConvertConfig:
             raise ConfigError(f"percentile is {self.percentile}: it must be above 0 and at most 100")
         if not _is_number(self.alpha) or not 0 < self.alpha < float("inf"):
             raise ConfigError(f"alpha is {self.alpha}: it must be a positive number (0.4 is the published one)")
+        self._check_readout()
         if self.gate is not None and not isinstance(self.gate, bool):
             raise ConfigError(f"gate is {self.gate!r}: it must be True, False or None")
         for name in ("binary", "strict", "per_channel", "random_data", "verify", "running_mean"):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"{name} is {getattr(self, name)!r}: it must be True or False")
+
+    def _check_readout(self) -> None:
+        _one_of("readout", self.readout, READOUTS)
+        start = self.readout_from
+        if self.readout == "mean" and start is not None:
+            raise ConfigError("readout_from goes with readout 'delayed', not with 'mean'")
+        if self.readout == "delayed":
+            if isinstance(start, bool) or not isinstance(start, int) or not 0 < start < self.steps:
+                raise ConfigError(
+                    f"readout_from is {start}: readout 'delayed' takes a whole number from 1 to T-1 = {self.steps - 1}"
+                )
+            if self.schedule == "synchronous":
+                raise ConfigError(
+                    "readout 'delayed' goes with schedule asynchronous: synchronous spikes have no early steps"
+                )
+        if self.early_exit is not None:
+            check_margin(self.early_exit)
+            if self.schedule == "synchronous":
+                raise ConfigError(
+                    "early_exit goes with schedule asynchronous: a synchronous network has no early output"
+                )
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> ConvertConfig:
@@ -133,6 +163,11 @@ class ConvertConfig:
         return NeuronSpec(self.neuron, levels, self.coding)
 
     @property
+    def window(self) -> Window:
+        """Over which steps the output is averaged."""
+        return Window(self.readout_from or 0)
+
+    @property
     def gates(self) -> bool:
         """Whether biases have to hold on samples held back."""
         return self.rule == "solve" if self.gate is None else self.gate and self.rule != "none"
@@ -150,6 +185,16 @@ def check_positive(name: str, value: int) -> None:
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ConfigError(f"{name} is {value}: it must be a whole number, at least 1")
+
+
+def check_margin(value: float) -> None:
+    """Refuse what is no margin of an early exit.
+
+    Raises:
+        ConfigError: it is no number from 0.
+    """
+    if not _is_number(value) or not 0 <= value < float("inf"):
+        raise ConfigError(f"early_exit is {value}: it must be a margin, a number of at least 0")
 
 
 def _is_number(value: Any) -> bool:

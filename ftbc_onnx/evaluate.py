@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from ftbc_onnx.batching import Batching, choose_batching, static_batch
-from ftbc_onnx.config import ConvertConfig, check_positive
+from ftbc_onnx.config import ConvertConfig, check_margin, check_positive
 from ftbc_onnx.counting import count, counted_names, site_counts, total_counts
 from ftbc_onnx.data import DataSource, open_data
+from ftbc_onnx.early_exit import decisions, steps_used
 from ftbc_onnx.errors import ConfigError, DataError, ModelError
 from ftbc_onnx.graph.emit.unrolled import Readout
 from ftbc_onnx.graph.files import input_specs, load, load_snn
@@ -32,7 +33,7 @@ from ftbc_onnx.graph.scope import Scope
 from ftbc_onnx.graph.sites import Network, find_network
 from ftbc_onnx.images import Preprocessing
 from ftbc_onnx.plan import SpikingPlan
-from ftbc_onnx.results import EvaluationResult, SiteActivity
+from ftbc_onnx.results import EarlyExit, EvaluationResult, SiteActivity
 from ftbc_onnx.runtime import Device, Session, choose_device
 
 Progress = Callable[[int], None]
@@ -115,6 +116,7 @@ def evaluate(
     samples: int | None = None,
     label_offset: int | None = 0,
     counting: bool = True,
+    early_exit: float | None = None,
     progress: Progress = lambda _: None,
 ) -> EvaluationResult:
     """Accuracy at each t, agreement with the ANN, rates and gaps, from one run of an emitted model per batch.
@@ -130,11 +132,15 @@ def evaluate(
         samples: samples to use, at most.
         label_offset: added to every label (1 for networks with a background class at 0); None: labels do not count.
         counting: whether events and synaptic operations are counted too.
+        early_exit: relative margin at which a sample stops early (`ftbc_onnx.early_exit`); None: not looked at.
         progress: called after each batch with the samples done.
 
     Raises:
         DataError: a label is no class of the output.
+        ConfigError: an early exit from an output that is no row of scores, or of a synchronous plan.
     """
+    if early_exit is not None and plan.synchronous:
+        raise ConfigError("early_exit goes with schedule asynchronous: a synchronous network has no early output")
     if not readouts:
         raise DataError("no output of the model depends on spikes: there is nothing to evaluate")
     output = readouts[0].output
@@ -142,7 +148,7 @@ def evaluate(
     session = Session(count(observed, plan) if counting else observed, device)
     names = [running_mean_name(output), *(mean_spikes_name(site.name) for site in plan.sites)]
     counted = counted_names(plan) if counting else []
-    means, right, agree = _Means(), _Means(), _Means()
+    means, right, agree, early = _Means(), _Means(), _Means(), _Means()
     gap, scale = np.zeros(plan.steps), 0.0
     done, seconds = 0, 0.0
     for batch, rows in batching.padded(source, samples):
@@ -150,10 +156,16 @@ def evaluate(
         values = session.run(batch.feeds, [*names, *counted])
         seconds += time.perf_counter() - start
         curve = np.stack([_per_sample(value, rows) for value in values[running_mean_name(output)]])  # [T, B, ...]
+        if early_exit is not None:
+            check_early_exit(curve[0], output)
+            used = steps_used(curve, early_exit)
+            early.add("steps", used.mean(), rows)
         if _are_scores(curve[0]) and batch.labels is not None and label_offset is not None:
             labels = batch.labels[:rows] + label_offset
             _check_labels(labels, curve.shape[2], output)
             right.add("all", (curve.argmax(2) == labels).mean(1), rows)
+            if early_exit is not None:
+                early.add("right", (decisions(curve, used) == labels).mean(), rows)
         if ann is not None:
             expected = ann.outputs[done : done + rows]
             with np.errstate(invalid="ignore"):  # of infinite outputs
@@ -192,6 +204,8 @@ def evaluate(
         seconds=seconds,
         ann_seconds=0.0 if ann is None else ann.seconds,
         counts=total_counts(plan, spikes) if counting else None,
+        readout=str(plan.readout),
+        early_exit=None if early_exit is None else _early_exit(early_exit, early),
     )
 
 
@@ -205,6 +219,7 @@ def evaluate_file(
     samples: int | None = None,
     device: str = "auto",
     label_offset: int = 0,
+    early_exit: float | None = None,
     progress: Progress = lambda _: None,
 ) -> tuple[EvaluationResult, str]:
     """Evaluate a file that `convert` wrote; returns the result and the device used.
@@ -218,6 +233,7 @@ def evaluate_file(
         samples: samples to use, at most.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         label_offset: added to every label.
+        early_exit: relative margin at which a sample stops early; None: not looked at.
         progress: called after each batch with the samples done.
 
     Raises:
@@ -226,6 +242,8 @@ def evaluate_file(
     for name, value in (("batch_size", batch_size), ("samples", samples)):
         if value is not None:
             check_positive(name, value)
+    if early_exit is not None:
+        check_margin(early_exit)
     snn = load_snn(model)
     plan, record = read_plan(snn), read_record(snn)
     where = choose_device(device)
@@ -236,7 +254,9 @@ def evaluate_file(
     )
     static = static_batch(input_specs(snn))
     batching = choose_batching(batch_size, static, source, samples, "evaluation")
-    readouts = [Readout(r["output"], r["is_mean"], tuple(r["tensors"])) for r in json.loads(record["readout"])]
+    readouts = [
+        Readout(r["output"], r["is_mean"], tuple(r["tensors"]), plan.readout) for r in json.loads(record["readout"])
+    ]
     run = None
     if ann is not None:
         original = load(ann)
@@ -258,6 +278,7 @@ def evaluate_file(
         ann=run,
         samples=samples,
         label_offset=label_offset,
+        early_exit=early_exit,
         progress=progress,
     )
     return result, where.name
@@ -273,6 +294,24 @@ def _open_as_calibrated(data: Any, snn: Any, record: Mapping[str, str]) -> DataS
             f"{error} (this is how the network was calibrated, as its metadata say: {remembered}; to evaluate on data "
             "of another kind, state how they are to be prepared, --scale 1 for data that are ready)"
         ) from error
+
+
+def check_early_exit(output: np.ndarray, name: str) -> None:
+    """Refuse an early exit from what is no row of scores.
+
+    Raises:
+        ConfigError: the output is something else.
+    """
+    if not _are_scores(output):
+        raise ConfigError(
+            f"an early exit compares the scores of classes: output '{name}' of shape {output.shape} has none, "
+            "leave out --early-exit"
+        )
+
+
+def _early_exit(margin: float, means: _Means) -> EarlyExit:
+    found = {name: float(value) for name, value in means.result().items()}
+    return EarlyExit(margin, found["right"] * 100 if "right" in found else None, found["steps"])
 
 
 def _check_labels(labels: np.ndarray, classes: int, output: str) -> None:

@@ -18,9 +18,9 @@ from ftbc_onnx.batching import Batching, choose_batching
 from ftbc_onnx.config import ConvertConfig
 from ftbc_onnx.data import DataSource, open_data, random_source
 from ftbc_onnx.errors import ConfigError, DataError, ModelError
-from ftbc_onnx.evaluate import AnnRun, evaluate, run_ann
+from ftbc_onnx.evaluate import AnnRun, check_early_exit, evaluate, run_ann
 from ftbc_onnx.graph.classes import NodeClass
-from ftbc_onnx.graph.emit.unrolled import Emitted, emit_unrolled
+from ftbc_onnx.graph.emit.unrolled import Emitted, check_readout, emit_unrolled
 from ftbc_onnx.graph.files import SourceModel, input_specs, load, save
 from ftbc_onnx.graph.free_batch import free_batch
 from ftbc_onnx.graph.normalise import normalise
@@ -116,6 +116,7 @@ def convert(
     scope = Scope(config.include, config.exclude, config.until)
     network = find_network(normalised.model, scope, config.smooth)
     refuse(source, network, config.strict)
+    check_readout(network, config.window)
     device = choose_device(config.device)
     calibration = _calibration_data(source, network, config, data, preprocessing)
     job = Job(
@@ -253,14 +254,19 @@ def _run_ann(job: Job) -> AnnRun | None:
     """
     data, samples = _judging(job)
     if data is None:
+        if job.config.early_exit is not None:
+            raise ConfigError("early_exit is looked at in the evaluation, for which there are no data: add --eval-data")
         return None
     batching = choose_batching(job.config.batch_size, job.network.static_batch, data, samples, "evaluation")
     output = next(name for name in job.network.view.output_names if name in job.network.temporal)
     offset = job.label_offset if job.judged is not None else None
     original = job.source.model
-    return run_ann(
+    ann = run_ann(
         original, job.network, output, data, batching, device=job.device, samples=samples, label_offset=offset
     )
+    if job.config.early_exit is not None:
+        check_early_exit(ann.outputs, output)
+    return ann
 
 
 def _evaluate(
@@ -283,6 +289,7 @@ def _evaluate(
             ann=ann,
             samples=samples,
             label_offset=job.label_offset if job.judged is not None else None,
+            early_exit=job.config.early_exit,
             counting=stage == "evaluation",  # once is enough: it adds about half a run
             progress=lambda done: job.progress(stage, done, samples),
         )

@@ -13,6 +13,7 @@ import numpy as np
 
 from ftbc_onnx.errors import ConfigError
 from ftbc_onnx.neurons import Neuron, NeuronSpec, Synchronous, check_schedule
+from ftbc_onnx.window import Window
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ class SpikingPlan:
         neuron: which neurons stand at the rectifiers; signed sites have bipolar ones of as many levels.
         thresholds: theta per site, [C] float32, positive.
         biases: temporal bias b per site, [T, C] float32, added to the current; absent sites have none (zero).
-        readout: ``mean``: the mean over t of the output.
+        readout: over which steps the output is averaged; ``mean`` or ``delayed:t0`` as text.
         schedule: ``asynchronous``: sites fire at every step; ``synchronous``: once, on all T steps of their current.
     """
 
@@ -106,15 +107,19 @@ class SpikingPlan:
     neuron: NeuronSpec
     thresholds: Mapping[str, np.ndarray]
     biases: Mapping[str, np.ndarray] = field(default_factory=dict)
-    readout: str = "mean"
+    readout: Window = field(default_factory=Window)
     schedule: str = "asynchronous"
 
     def __post_init__(self) -> None:
         if isinstance(self.neuron, str):
             object.__setattr__(self, "neuron", NeuronSpec(self.neuron))
+        if isinstance(self.readout, str):
+            object.__setattr__(self, "readout", Window.parse(self.readout))
         if self.steps < 1:
             raise ConfigError(f"the number of time steps T is {self.steps}: it must be at least 1")
         check_schedule(self.schedule, self.neuron, self.steps)
+        if self.synchronous and self.readout.start:
+            raise ConfigError("readout delayed goes with schedule asynchronous: synchronous spikes have no early steps")
         names = {site.name for site in self.sites}
         if set(self.thresholds) != names or not set(self.biases) <= names:
             strange = sorted(set(self.thresholds) ^ names | set(self.biases) - names)
@@ -198,7 +203,7 @@ class SpikingPlan:
             "source_digest": self.source_digest,
             "steps": self.steps,
             "neuron": asdict(self.neuron),
-            "readout": self.readout,
+            "readout": str(self.readout),
             "schedule": self.schedule,
             "sites": [asdict(site) for site in self.sites],
         }

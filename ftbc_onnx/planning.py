@@ -98,7 +98,8 @@ def make_plan(job: Job) -> Planned:
 def _plan(job: Job, spec: NeuronSpec, thresholds: Mapping[str, np.ndarray]) -> SpikingPlan:
     """A plan with every bias zero."""
     steps, schedule = job.config.steps, job.config.schedule
-    return SpikingPlan(job.source.digest, job.network.sites, steps, spec, thresholds, schedule=schedule)
+    readout = job.config.window
+    return SpikingPlan(job.source.digest, job.network.sites, steps, spec, thresholds, {}, readout, schedule)
 
 
 class _Planner:

@@ -61,6 +61,7 @@ def describe(job: Job, planned: Planned, record: Mapping[str, Any]) -> dict[str,
         "steps": plan.steps,
         "neuron": str(plan.neuron),
         "schedule": plan.schedule,
+        "readout": str(plan.readout),
         "synchronous": {
             "levels": plan.steps * plan.neuron.most,
             "depth": plan.depth,

@@ -101,11 +101,22 @@ def print_curve(
         cells = [f"{values[t]:.2f}" if kind == 100 else f"{values[t]:.3f}" for _, values, kind in shown]
         table.add_row(str(t + 1), *cells)
     console.print(table)
+    kind, _, start = evaluation["readout"].partition(":")
+    if kind == "delayed":
+        _say(console, f"readout: mean over the steps after the first {start}; rows up to T = {start} are plain means")
+    if evaluation["early_exit"] is not None:
+        _say(console, _exited(evaluation["early_exit"]))
     rates = [site["rate"] for site in evaluation["sites"].values()]
     if rates:
         _say(console, f"firing rate: mean {sum(rates) / len(rates):.3f}, highest site {max(rates):.3f}")
     if evaluation["counts"] is not None:
         _say(console, _counted(evaluation["counts"]))
+
+
+def _exited(early: Mapping[str, Any]) -> str:
+    """Accuracy and steps with an early exit."""
+    accuracy = "" if early["accuracy"] is None else f"accuracy {early['accuracy']:.2f} %, "
+    return f"early exit at margin {early['margin']:g}: {accuracy}{early['mean_steps']:.2f} steps on average"
 
 
 def _counted(counts: Mapping[str, Any]) -> str:

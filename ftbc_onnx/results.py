@@ -124,6 +124,25 @@ class Counts:
 
 
 @dataclass(frozen=True)
+class EarlyExit:
+    """What it gives and takes to stop a sample as soon as its output is clear (`ftbc_onnx.early_exit`).
+
+    Attributes:
+        margin: the relative margin above which a sample stops.
+        accuracy: of the decisions at which samples stop, in percent; None without labels.
+        mean_steps: steps that a sample takes, on average.
+    """
+
+    margin: float
+    accuracy: float | None
+    mean_steps: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return {"margin": self.margin, "accuracy": self.accuracy, "mean_steps": self.mean_steps}
+
+
+@dataclass(frozen=True)
 class EvaluationResult:
     """A spiking network on some data; curves have one value per step t = 1..T.
 
@@ -139,6 +158,8 @@ class EvaluationResult:
         seconds: time taken by the SNN.
         ann_seconds: time taken by the ANN.
         counts: events and synaptic operations; None if they were not counted.
+        readout: over which steps outputs are averaged, ``mean`` or ``delayed:t0``.
+        early_exit: accuracy and steps with an early exit; None if it was not asked for.
     """
 
     samples: int
@@ -152,6 +173,8 @@ class EvaluationResult:
     seconds: float
     ann_seconds: float
     counts: Counts | None = None
+    readout: str = "mean"
+    early_exit: EarlyExit | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON types; gap and rate per site."""
@@ -175,6 +198,8 @@ class EvaluationResult:
             "seconds": round(self.seconds, 3),
             "ann_seconds": round(self.ann_seconds, 3),
             "counts": None if self.counts is None else self.counts.as_dict(),
+            "readout": self.readout,
+            "early_exit": None if self.early_exit is None else self.early_exit.as_dict(),
         }
 
 

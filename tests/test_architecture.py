@@ -14,10 +14,10 @@ ROOT = Path(ftbc_onnx.__file__).parent
 
 ROOMS = {
     "words": ("errors", "sink"),
-    "physics": ("neurons", "config", "plan", "results", "data", "images", "batching"),
+    "physics": ("neurons", "config", "plan", "results", "data", "images", "batching", "window"),
     "graph": ("graph",),
     "machine": ("runtime",),
-    "method": ("thresholds", "rules", "calibrate", "counting", "evaluate", "verify", "selection"),
+    "method": ("thresholds", "rules", "calibrate", "counting", "early_exit", "evaluate", "verify", "selection"),
     "shop": (
         "report",
         "inspection",

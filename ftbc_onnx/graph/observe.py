@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 
 from ftbc_onnx.graph.builder import GraphBuilder
-from ftbc_onnx.graph.emit.unrolled import Readout, spikes_name
+from ftbc_onnx.graph.emit.unrolled import Readout, emit_means, spikes_name
 from ftbc_onnx.graph.view import GraphView
 from ftbc_onnx.plan import SpikingPlan, SpikingSite
 
@@ -86,7 +86,10 @@ def observe_snn(model: onnx.ModelProto, plan: SpikingPlan) -> onnx.ModelProto:
 
 
 def expose_running_means(model: onnx.ModelProto, readouts: Iterable[Readout]) -> onnx.ModelProto:
-    """A copy of an emitted model that also gives the running mean of every output after each step (once)."""
+    """A copy of an emitted model that also gives the running mean of every output after each step (once).
+
+    With a delayed readout: what the output would be if the run ended there (before t0 the plain mean).
+    """
     there = {value.name for value in model.graph.output}
     readouts = [readout for readout in readouts if running_mean_name(readout.output) not in there]
     view = GraphView(model)
@@ -94,13 +97,9 @@ def expose_running_means(model: onnx.ModelProto, readouts: Iterable[Readout]) ->
     outputs = []
     axis = builder.constant(np.array([0], np.int64))
     for readout in readouts:
-        rows = []
-        for t, tensor in enumerate(readout.tensors):
-            mean = tensor
-            if not readout.is_mean and t > 0:
-                kind = onnx.helper.tensor_dtype_to_np_dtype(view.elem_type(readout.output))
-                mean = builder.op("Div", tensor, builder.constant(np.array(t + 1, dtype=kind)))
-            rows.append(builder.op("Unsqueeze", mean, axis))
+        steps = range(len(readout.tensors))
+        means = emit_means(builder, readout, steps, view.elem_type(readout.output))
+        rows = [builder.op("Unsqueeze", mean, axis) for mean in means]
         name = builder.op("Concat", *rows, out=running_mean_name(readout.output), axis=0)
         shape = view.shape(readout.output)
         dims = None if shape is None else [len(rows), *shape]

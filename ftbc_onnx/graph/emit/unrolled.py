@@ -1,14 +1,16 @@
 """The unrolled form: one copy of every temporal node per step, weights shared by name.
 
 What does not depend on t (everything before the first site, for a start) is computed once. The thresholds of a site are
-an initializer of shape [C], its temporal biases one of shape [T, C]; the output is the mean over t, under the ANN's
-own name. `ftbc_onnx.graph.observe` adds the running mean after every step.
+an initializer of shape [C], its temporal biases one of shape [T, C]; the output is the mean over t (see
+`ftbc_onnx.window`), under the ANN's own name. `ftbc_onnx.graph.observe` adds the running mean after every step.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 
+import numpy as np
 import onnx
 
 from ftbc_onnx.errors import ModelError
@@ -16,6 +18,14 @@ from ftbc_onnx.graph.builder import GraphBuilder
 from ftbc_onnx.graph.emit.step import StepEmitter
 from ftbc_onnx.graph.sites import Network
 from ftbc_onnx.plan import SpikingPlan, SpikingSite
+from ftbc_onnx.window import Window
+
+_FLOATS = (
+    onnx.TensorProto.FLOAT,
+    onnx.TensorProto.DOUBLE,
+    onnx.TensorProto.FLOAT16,
+    onnx.TensorProto.BFLOAT16,
+)
 
 
 def bias_name(site: str) -> str:
@@ -46,11 +56,13 @@ class Readout:
         output: name of the output.
         is_mean: whether `tensors` are running means; else they are sums, to be divided by t + 1.
         tensors: one per step.
+        window: over which steps the output is averaged.
     """
 
     output: str
     is_mean: bool
     tensors: tuple[str, ...]
+    window: Window = field(default_factory=Window)
 
 
 @dataclass(frozen=True)
@@ -130,6 +142,48 @@ def split_biases(builder: GraphBuilder, site: SpikingSite, table: str, steps: in
         return builder.split(rows, steps, [f"{label}/t{t}" for t in range(steps)])
 
 
+def emit_means(builder: GraphBuilder, readout: Readout, steps: Iterable[int], elem_type: int) -> list[str]:
+    """Names of the mean of an output after each of some steps, over the readout's window.
+
+    Of running means the sums are made first: total[t] = (t+1) * mean[t].
+    """
+    totals: dict[int, str] = {}
+
+    def number(value: int) -> str:
+        return builder.constant(np.array(value, dtype=onnx.helper.tensor_dtype_to_np_dtype(elem_type)))
+
+    def total(t: int) -> str:
+        if t not in totals:
+            tensor = readout.tensors[t]
+            totals[t] = builder.op("Mul", tensor, number(t + 1)) if readout.is_mean and t > 0 else tensor
+        return totals[t]
+
+    means = []
+    for t in steps:
+        dropped, count = readout.window.dropped(t), readout.window.count(t)
+        if dropped is None and readout.is_mean:
+            means.append(readout.tensors[t])
+            continue
+        summed = total(t) if dropped is None else builder.op("Sub", total(t), total(dropped))
+        means.append(summed if count == 1 else builder.op("Div", summed, number(count)))
+    return means
+
+
+def check_readout(network: Network, window: Window) -> None:
+    """Refuse a delayed mean of what is no float.
+
+    Raises:
+        ModelError: an output that depends on spikes is a class number or a truth value, say.
+    """
+    for name in network.view.output_names:
+        kind = network.view.elem_type(name)
+        if window.start and name in network.temporal and kind not in _FLOATS:
+            raise ModelError(
+                f"output '{name}' is {onnx.TensorProto.DataType.Name(kind).lower()}, of which there is no mean over "
+                "the last steps: use --readout mean, or a model without this output"
+            )
+
+
 def emit_unrolled(network: Network, plan: SpikingPlan) -> Emitted:
     """The spiking network of a plan as a standard ONNX model.
 
@@ -138,10 +192,11 @@ def emit_unrolled(network: Network, plan: SpikingPlan) -> Emitted:
         plan: sites, thresholds [C] and biases [T, C].
 
     Raises:
-        ModelError: the network has refusals, or tensors named as the emitted ones are.
+        ModelError: the network has refusals, or tensors named as the emitted ones are, or no such readout.
     """
     if network.refusals:
         raise ModelError("cannot be converted: " + "; ".join(map(str, network.refusals)))
+    check_readout(network, plan.readout)
     builder = GraphBuilder(network.view.opset)
     builder.reserve(value.name for value in network.view.inputs)
     populations = emit_populations(builder, plan)
@@ -154,17 +209,24 @@ def emit_unrolled(network: Network, plan: SpikingPlan) -> Emitted:
     membranes = Membranes(builder, plan, units, biases, states)
     emitter = StepEmitter(builder, network)
     emitter.keep_static()
-    readout: dict[str, list[str]] = {name: [] for name in network.view.output_names if name in network.temporal}
+    tensors: dict[str, list[str]] = {name: [] for name in network.view.output_names if name in network.temporal}
     if plan.synchronous:
         emitter.all_steps(plan.steps, membranes.fire_all)
     for t in range(plan.steps):
         if not plan.synchronous:
             emitter.step(t, membranes.fire)
-        for name, tensors in readout.items():
-            tensors.append(emitter.mean(name, t) if name in network.mean_form else emitter.sum(name, t))
+        for name, made_at in tensors.items():
+            made_at.append(emitter.mean(name, t) if name in network.mean_form else emitter.sum(name, t))
+    readouts = {n: Readout(n, n in network.mean_form, tuple(found), plan.readout) for n, found in tensors.items()}
+    last = plan.steps - 1
     for name in network.view.output_names:
-        last = plan.steps - 1
-        made = emitter.mean(name, last) if name in network.temporal else emitter.current(name, last)
+        if name not in network.temporal:
+            made = emitter.current(name, last)
+        elif plan.readout.dropped(last) is None:
+            made = emitter.mean(name, last)
+        else:
+            with builder.scope(f"{name}/delayed"):
+                (made,) = emit_means(builder, readouts[name], [last], network.view.elem_type(name))
         if made != name:
             builder.alias(made, name)
     model = builder.to_model(
@@ -173,4 +235,4 @@ def emit_unrolled(network: Network, plan: SpikingPlan) -> Emitted:
         network.view.graph.output,
         network.view.model.opset_import,
     )
-    return Emitted(model, tuple(Readout(n, n in network.mean_form, tuple(tensors)) for n, tensors in readout.items()))
+    return Emitted(model, tuple(readouts.values()))

@@ -1,0 +1,36 @@
+"""Early exit: a sample stops at the first step at which its running output has a clear winner.
+
+With o[t] the output after step t (a row of scores per sample), o1 and o2 its largest and second largest entry, the
+*relative margin* of a step is
+
+    m[t] = (o1[t] - o2[t]) / mean over classes of |o[t]|         (0 where every score is 0)
+
+and the sample stops at the first t with m[t] > M, else after T steps; its decision is the argmax there. The margin does
+not change if all scores are multiplied by a number, so that it means the same for logits of any scale; it does change
+if a number is added to all of them (no measure that ignores both could tell two classes apart).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def relative_margin(scores: np.ndarray) -> np.ndarray:
+    """How clearly the first class leads, [..., classes] -> [...]; 0 where scores are not finite, so nothing stops."""
+    exact = scores.astype(np.float64)
+    second, first = np.moveaxis(np.partition(exact, -2, axis=-1)[..., -2:], -1, 0)
+    size = np.abs(exact).mean(axis=-1)
+    usable = (size > 0) & np.isfinite(size)
+    with np.errstate(invalid="ignore"):  # of infinite scores
+        return np.asarray(np.divide(first - second, size, out=np.zeros_like(size), where=usable))
+
+
+def steps_used(curve: np.ndarray, margin: float) -> np.ndarray:
+    """Steps after which each sample stops, from 1 to T: [T, B, classes] -> [B]."""
+    clear = relative_margin(curve) > margin
+    return np.where(clear.any(axis=0), clear.argmax(axis=0) + 1, len(curve))
+
+
+def decisions(curve: np.ndarray, used: np.ndarray) -> np.ndarray:
+    """The class that each sample has when it stops: [T, B, classes] and [B] steps -> [B]."""
+    return np.asarray(curve[used - 1, np.arange(len(used))].argmax(axis=1))
