@@ -52,6 +52,7 @@ def normalise(model: onnx.ModelProto) -> Normalised:
     work = _raise_opset(work, changes)
     _name_nodes(work)
     _drop_initializer_inputs(work)
+    _name_axes(work)
     for _ in range(_ROUNDS):
         before = sum(changes.values())
         with G_LOGGER.suppress(G_LOGGER.CRITICAL):
@@ -146,6 +147,23 @@ def _drop_initializer_inputs(model: onnx.ModelProto) -> None:
     model.ir_version = max(model.ir_version, _FREE_INITIALIZERS, oldest)
     del model.graph.input[:]
     model.graph.input.extend(kept)
+
+
+def _name_axes(model: onnx.ModelProto) -> None:
+    """Give the free axes of the inputs that have no name one of their own.
+
+    Without a name no two shapes of a batch are known to be the same, and onnxruntime takes long to open many steps.
+    """
+    dims = [value.type.tensor_type.shape.dim for value in [*model.graph.input, *model.graph.output]]
+    taken = {dim.dim_param for each in dims for dim in each}
+    for value in model.graph.input:
+        for axis, dim in enumerate(value.type.tensor_type.shape.dim):
+            if not dim.HasField("dim_value") and not dim.dim_param:
+                name = f"{value.name}_axis{axis}"
+                while name in taken:
+                    name += "_"
+                taken.add(name)
+                dim.dim_param = name
 
 
 def _write_out(graph: gs.Graph) -> onnx.ModelProto:
