@@ -259,6 +259,19 @@ def test_dynamic_axes_keep_their_names():
     ]
 
 
+def test_free_axes_without_a_name_get_one():
+    """Of skl2onnx's files, for example: 1,700 nodes of them took onnxruntime 3.4 s to open, and 0.15 s with a name."""
+    model = parse("g (float[N,3,M] x, float[N,3,M] z) => (float[N,3,M] y) { y = Add(x, z) }")
+    for value, axis in ((model.graph.input[0], 0), (model.graph.input[0], 2), (model.graph.input[1], 0)):
+        value.type.tensor_type.shape.dim[axis].ClearField("dim_param")
+    model.graph.input[1].type.tensor_type.shape.dim[2].dim_param = "x_axis0"
+    before = model.SerializeToString()
+    after = normalise(model).model
+    shapes = [[d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim] for v in after.graph.input]
+    assert shapes == [["x_axis0_", 3, "x_axis2"], ["z_axis0", 3, "x_axis0"]]
+    assert model.SerializeToString() == before
+
+
 def test_the_default_domain_has_one_spelling():
     model = parse("g (float[N] x) => (float[N] y) { a = Identity(x) y = Relu(a) }")
     model.opset_import[0].domain = "ai.onnx"

@@ -15,6 +15,7 @@ from onnx import helper, numpy_helper
 
 from ftbc_onnx.errors import ModelError
 from ftbc_onnx.graph.view import node_inputs
+from ftbc_onnx.graph.weights import add_initializers
 
 
 class GraphBuilder:
@@ -205,11 +206,11 @@ class GraphBuilder:
             name,
             list(inputs),
             list(outputs),
-            [tensor for key, tensor in self._initializers.items() if key in used],
         )
         imports = [entry for entry in opset_imports if (entry.domain or "") in domains and entry.domain != "ai.onnx"]
         model = helper.make_model(graph, opset_imports=imports, producer_name="ftbc-onnx")
         model.ir_version = helper.find_min_ir_version_for(imports)
+        add_initializers(model, (tensor for key, tensor in self._initializers.items() if key in used))
         return model
 
     def extend(self, model: onnx.ModelProto, outputs: Iterable[onnx.ValueInfoProto]) -> onnx.ModelProto:
@@ -217,7 +218,7 @@ class GraphBuilder:
         copy = onnx.ModelProto()
         copy.CopyFrom(model)
         copy.graph.node.extend(self._nodes)
-        copy.graph.initializer.extend(self._initializers.values())
+        add_initializers(copy, self._initializers.values())
         copy.graph.output.extend(outputs)
         return copy
 

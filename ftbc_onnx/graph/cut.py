@@ -19,6 +19,7 @@ import onnx
 from ftbc_onnx.graph.classes import NodeClass
 from ftbc_onnx.graph.sites import Network
 from ftbc_onnx.graph.view import GraphView, node_inputs
+from ftbc_onnx.graph.weights import add_initializers
 from ftbc_onnx.plan import SpikingSite
 
 
@@ -135,6 +136,7 @@ def _segment(
         return [onnx.helper.make_tensor_value_info(name, kind, None) for name, kind in kinds]
 
     constants = [tensor for name, tensor in view.initializers.items() if name in read]
-    graph = onnx.helper.make_graph(nodes, "segment", declare(reads), declare(dict.fromkeys(outs)), constants)
+    graph = onnx.helper.make_graph(nodes, "segment", declare(reads), declare(dict.fromkeys(outs)))
     model = onnx.helper.make_model(graph, opset_imports=view.model.opset_import, ir_version=view.model.ir_version)
+    add_initializers(model, constants)
     return Segment(model, tuple(reads), bool(set(reads) & set(temporal)), cut)

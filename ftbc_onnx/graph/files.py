@@ -13,16 +13,18 @@ from pathlib import Path
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
-from onnx import external_data_helper, helper
+from onnx import external_data_helper, helper, numpy_helper
 
 from ftbc_onnx.data import InputSpec
 from ftbc_onnx.errors import DataError, ModelError
+from ftbc_onnx.graph import weights
 from ftbc_onnx.graph.normalise import default_opset
 
 OLDEST = 9
 """The oldest opset that is read."""
 
-_PROTOBUF_LIMIT = 2**31 - 1
+_PROTOBUF_LIMIT = weights.LIMIT
+_PAGE = 4096  # tensors start at multiples of it, so that a runtime can map them
 _MARK = "ftbc_onnx.version"
 
 
@@ -46,14 +48,24 @@ def load(model: str | os.PathLike[str] | bytes | onnx.ModelProto) -> SourceModel
         ModelError: it is missing, empty, no ONNX, invalid, too old or too new, or its external data are not beside it.
     """
     if isinstance(model, onnx.ModelProto):
-        raw = model.SerializeToString(deterministic=True) if model.ByteSize() < _PROTOBUF_LIMIT else b""
-        source = SourceModel(model, model.graph.name or "model", hashlib.sha256(raw).hexdigest())
+        source = SourceModel(model, model.graph.name or "model", _digest(model))
     elif isinstance(model, bytes):
         source = SourceModel(_parse(model, "the bytes given"), "model", hashlib.sha256(model).hexdigest())
     else:
         source = _read(Path(model))
     _check(source)
     return source
+
+
+def _digest(model: onnx.ModelProto) -> str:
+    """SHA-256 of a model in memory: of its bytes, or over 2 GB of its skeleton's and of every large tensor's."""
+    if not weights.exceeds(model, _PROTOBUF_LIMIT):
+        return hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()
+    digest = hashlib.sha256(weights.skeleton(model).SerializeToString(deterministic=True))
+    for tensor in model.graph.initializer:
+        if weights.is_heavy(tensor):
+            digest.update(tensor.raw_data or numpy_helper.to_array(tensor).tobytes())
+    return digest.hexdigest()
 
 
 def _read(path: Path) -> SourceModel:
@@ -129,7 +141,7 @@ def _check(source: SourceModel) -> None:
             f"'{source.name}' keeps weights in '{elsewhere[0]}', which is not part of what was given: "
             "give the path of the file, or a model with its weights loaded"
         )
-    if model.ByteSize() >= _PROTOBUF_LIMIT:
+    if weights.exceeds(model, _PROTOBUF_LIMIT):
         return
     try:
         onnx.checker.check_model(model)
@@ -170,18 +182,29 @@ def save(model: onnx.ModelProto, path: Path) -> None:
 
 
 def _write(model: onnx.ModelProto, path: Path) -> None:
-    if model.ByteSize() < _PROTOBUF_LIMIT:
+    if not weights.exceeds(model, _PROTOBUF_LIMIT):
         path.write_bytes(model.SerializeToString(deterministic=True))
         return
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    onnx.save_model(copy, path, save_as_external_data=True, location=f"{path.name}.data")
+    light = weights.skeleton(model)
+    heavy = {tensor.name: tensor for tensor in model.graph.initializer if weights.is_heavy(tensor)}
+    with path.with_name(f"{path.name}.data").open("wb") as stream:
+        for tensor in light.graph.initializer:
+            if tensor.name not in heavy:
+                continue
+            stream.write(bytes(-stream.tell() % _PAGE))
+            start, found = stream.tell(), heavy[tensor.name]
+            stream.write(found.raw_data or numpy_helper.to_array(found).tobytes())
+            place = {"location": f"{path.name}.data", "offset": start, "length": stream.tell() - start}
+            tensor.data_location = onnx.TensorProto.EXTERNAL
+            for key, value in place.items():
+                tensor.external_data.add(key=key, value=str(value))
+    path.write_bytes(light.SerializeToString(deterministic=True))
 
 
 @contextmanager
 def loadable(model: onnx.ModelProto) -> Iterator[bytes | Path]:
     """The model as a runtime takes it: bytes, or over 2 GB the path of a temporary file with external data."""
-    if model.ByteSize() < _PROTOBUF_LIMIT:
+    if not weights.exceeds(model, _PROTOBUF_LIMIT):
         yield model.SerializeToString(deterministic=True)
         return
     with tempfile.TemporaryDirectory(prefix="ftbc-onnx-") as folder:

@@ -10,13 +10,16 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
+import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
-from onnx import helper, inliner, shape_inference, version_converter
+from onnx import helper, inliner, numpy_helper, shape_inference, version_converter
+from onnx_graphsurgeon.ir.tensor import LazyValues
 from onnx_graphsurgeon.logger import G_LOGGER
 
 from ftbc_onnx.errors import ModelError
 from ftbc_onnx.graph.passes import PASSES
+from ftbc_onnx.graph.weights import exceeds, is_heavy, skeleton
 
 FLOOR = 13
 """The oldest opset that is emitted: from here on Split and Squeeze need no known sizes and ReduceSum takes axes."""
@@ -49,6 +52,7 @@ def normalise(model: onnx.ModelProto) -> Normalised:
     work = _raise_opset(work, changes)
     _name_nodes(work)
     _drop_initializer_inputs(work)
+    _name_axes(work)
     for _ in range(_ROUNDS):
         before = sum(changes.values())
         with G_LOGGER.suppress(G_LOGGER.CRITICAL):
@@ -73,11 +77,24 @@ def _round(model: onnx.ModelProto, changes: Counter[str]) -> onnx.ModelProto:
 
 
 def infer_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with every shape that ONNX can infer; the model itself where inference gives up."""
+    """The model with every shape that ONNX can infer; the model itself where inference gives up.
+
+    A model over 2 GB is completed in place: there need not be memory for another.
+    """
     try:
+        if exceeds(model):
+            return _complete(model, shape_inference.infer_shapes(skeleton(model), data_prop=True))
         return shape_inference.infer_shapes(model, data_prop=True)
     except (shape_inference.InferenceError, ValueError, RuntimeError):
         return model
+
+
+def _complete(model: onnx.ModelProto, inferred: onnx.ModelProto) -> onnx.ModelProto:
+    """Give a model what was inferred from its skeleton."""
+    for name in ("node", "value_info", "output"):
+        model.graph.ClearField(name)
+        getattr(model.graph, name).extend(getattr(inferred.graph, name))
+    return model
 
 
 def default_opset(model: onnx.ModelProto) -> int:
@@ -132,9 +149,43 @@ def _drop_initializer_inputs(model: onnx.ModelProto) -> None:
     model.graph.input.extend(kept)
 
 
+def _name_axes(model: onnx.ModelProto) -> None:
+    """Give the free axes of the inputs that have no name one of their own.
+
+    Without a name no two shapes of a batch are known to be the same, and onnxruntime takes long to open many steps.
+    """
+    dims = [value.type.tensor_type.shape.dim for value in [*model.graph.input, *model.graph.output]]
+    taken = {dim.dim_param for each in dims for dim in each}
+    for value in model.graph.input:
+        for axis, dim in enumerate(value.type.tensor_type.shape.dim):
+            if not dim.HasField("dim_value") and not dim.dim_param:
+                name = f"{value.name}_axis{axis}"
+                while name in taken:
+                    name += "_"
+                taken.add(name)
+                dim.dim_param = name
+
+
+def _write_out(graph: gs.Graph) -> onnx.ModelProto:
+    """graphsurgeon's export of a model over 2 GB: it fails on large tensors, so that these are put in afterwards."""
+    held = {}
+    for tensor in graph.tensors().values():
+        if isinstance(tensor, gs.Constant) and type(tensor._values) in (LazyValues, np.ndarray):
+            value = tensor._values
+            full = value.tensor if isinstance(value, LazyValues) else numpy_helper.from_array(value, tensor.name)
+            if is_heavy(full):
+                held[tensor.name] = full
+                tensor._values = LazyValues(onnx.TensorProto(data_type=full.data_type, dims=full.dims))
+    model = gs.export_onnx(graph, do_type_check=False)
+    for tensor in model.graph.initializer:
+        if tensor.name in held:
+            tensor.CopyFrom(held.pop(tensor.name))
+    return model
+
+
 def _export(graph: gs.Graph, source: onnx.ModelProto) -> onnx.ModelProto:
     """Back to ONNX with what graphsurgeon drops: metadata, doc strings, the interface's types, the IR version."""
-    model = gs.export_onnx(graph, do_type_check=False)
+    model = _write_out(graph) if exceeds(source) else gs.export_onnx(graph, do_type_check=False)
     model.ir_version = source.ir_version
     model.metadata_props.extend(source.metadata_props)
     model.doc_string = source.doc_string
