@@ -217,7 +217,7 @@ def evaluate(
     Examples:
       ftbc-onnx evaluate model.snn_T8.onnx --eval-data test.npz
       ftbc-onnx evaluate model.snn_T8.onnx --eval-data val_images/ --ann model.onnx
-      ftbc-onnx evaluate model.snn_T8.onnx --eval-data test.npz --early-exit 1
+      ftbc-onnx evaluate model.snn_T8.onnx --eval-data test.npz --early-exit 4
     """
     _set_up_logging(verbose, quiet)
     with _progress(quiet or as_json) as progress:

@@ -99,7 +99,7 @@ def early_exit_option(command: F) -> F:
     return click.option(
         "--early-exit",
         type=float,
-        help="Margin above which a sample stops early, in mean |score|: accuracy and average steps are reported.",
+        help="Margin M above which a sample stops early (try 2 to 8): accuracy and average steps are reported.",
     )(command)
 
 

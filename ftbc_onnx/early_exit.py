@@ -1,18 +1,23 @@
 """Early exit: a sample stops at the first step at which its running output has a clear winner.
 
-With o[t] the output after step t (a row of scores per sample), o1 and o2 its largest and second largest entry, the
-*relative margin* of a step is
+With o[t] the output after step t (a row of scores per sample, the mean over n[t] steps: t+1 without a delayed
+readout), o1 and o2 its largest and second largest entry, the *relative margin* and the *lead* of a step are
 
     m[t] = (o1[t] - o2[t]) / mean over classes of |o[t]|         (0 where every score is 0)
+    l[t] = n[t] * m[t]
 
-and the sample stops at the first t with m[t] > M, else after T steps; its decision is the argmax there. The margin does
-not change if all scores are multiplied by a number, so that it means the same for logits of any scale; it does change
-if a number is added to all of them (no measure that ignores both could tell two classes apart).
+and the sample stops at the first t with l[t] > M, else after T steps; its decision is the argmax there. The lead is
+that of the sum over the steps: what counts is the evidence so far, as in a sequential test, so that a small margin is
+enough late, but not early, when the mean is rough. Neither changes if all scores are multiplied by a number, so that
+they mean the same for logits of any scale; they do change if a number is added to all of them (no measure that ignores
+both could tell two classes apart).
 """
 
 from __future__ import annotations
 
 import numpy as np
+
+from ftbc_onnx.window import Window
 
 
 def relative_margin(scores: np.ndarray) -> np.ndarray:
@@ -25,9 +30,10 @@ def relative_margin(scores: np.ndarray) -> np.ndarray:
         return np.asarray(np.divide(first - second, size, out=np.zeros_like(size), where=usable))
 
 
-def steps_used(curve: np.ndarray, margin: float) -> np.ndarray:
-    """Steps after which each sample stops, from 1 to T: [T, B, classes] -> [B]."""
-    clear = relative_margin(curve) > margin
+def steps_used(curve: np.ndarray, margin: float, window: Window) -> np.ndarray:
+    """Steps after which each sample stops, from 1 to T: [T, B, classes] -> [B]; the window is that of the curve."""
+    averaged = np.array([window.count(t) for t in range(len(curve))])  # n [T]
+    clear = averaged[:, None] * relative_margin(curve) > margin
     return np.where(clear.any(axis=0), clear.argmax(axis=0) + 1, len(curve))
 
 

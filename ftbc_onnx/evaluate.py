@@ -132,7 +132,7 @@ def evaluate(
         samples: samples to use, at most.
         label_offset: added to every label (1 for networks with a background class at 0); None: labels do not count.
         counting: whether events and synaptic operations are counted too.
-        early_exit: relative margin at which a sample stops early (`ftbc_onnx.early_exit`); None: not looked at.
+        early_exit: margin at which a sample stops early (`ftbc_onnx.early_exit`); None: not looked at.
         progress: called after each batch with the samples done.
 
     Raises:
@@ -158,7 +158,7 @@ def evaluate(
         curve = np.stack([_per_sample(value, rows) for value in values[running_mean_name(output)]])  # [T, B, ...]
         if early_exit is not None:
             check_early_exit(curve[0], output)
-            used = steps_used(curve, early_exit)
+            used = steps_used(curve, early_exit, plan.readout)
             early.add("steps", used.mean(), rows)
         if _are_scores(curve[0]) and batch.labels is not None and label_offset is not None:
             labels = batch.labels[:rows] + label_offset
@@ -233,7 +233,7 @@ def evaluate_file(
         samples: samples to use, at most.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         label_offset: added to every label.
-        early_exit: relative margin at which a sample stops early; None: not looked at.
+        early_exit: margin at which a sample stops early; None: not looked at.
         progress: called after each batch with the samples done.
 
     Raises:

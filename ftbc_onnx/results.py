@@ -128,7 +128,7 @@ class EarlyExit:
     """What it gives and takes to stop a sample as soon as its output is clear (`ftbc_onnx.early_exit`).
 
     Attributes:
-        margin: the relative margin above which a sample stops.
+        margin: M, the lead above which a sample stops.
         accuracy: of the decisions at which samples stop, in percent; None without labels.
         mean_steps: steps that a sample takes, on average.
     """

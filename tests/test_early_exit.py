@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from ftbc_onnx.graph.files import input_specs
 from ftbc_onnx.graph.observe import expose_running_means
 from ftbc_onnx.results import EvaluationResult
 from ftbc_onnx.runtime import CPU
+from ftbc_onnx.window import Window
 
 T = 5
 
@@ -56,15 +58,15 @@ class TestMargin:
 
 
 class TestSteps:
-    @pytest.mark.parametrize("margin", [0, 0.3, 1, 2.5, 1e9])
+    @pytest.mark.parametrize("margin", [0, 1, 2, 5, 1e9])
     def test_against_a_loop(self, margin: float) -> None:
         curve = numbers(T, 40, 4, seed=1)
-        used = steps_used(curve, margin)
+        used = steps_used(curve, margin, Window())
         for sample in range(40):
             stops = T
             for t in range(T):
                 o = sorted(curve[t, sample].astype(np.float64))
-                if (o[-1] - o[-2]) / np.mean(np.abs(o)) > margin:
+                if (t + 1) * (o[-1] - o[-2]) / np.mean(np.abs(o)) > margin:
                     stops = t + 1
                     break
             assert used[sample] == stops
@@ -73,14 +75,24 @@ class TestSteps:
             assert len(set(used)) > 2
 
     def test_a_margin_has_to_be_exceeded(self) -> None:
-        curve = np.array([[[3, 1, 2]], [[4, 0, 2]]], np.float32)  # margins 0.5 and 1
-        assert [int(steps_used(curve, m)[0]) for m in (0.49, 0.5, 0.99, 1)] == [1, 2, 2, 2]
+        curve = np.array([[[3, 1, 2]], [[4, 0, 2]], [[4, 0, 2]]], np.float32)  # leads 0.5, 2 * 1 and 3 * 1
+        margins = (0.49, 0.5, 1.99, 2, 3)
+        assert [int(steps_used(curve, m, Window())[0]) for m in margins] == [1, 2, 2, 3, 3]
+
+    def test_a_delayed_mean_is_over_fewer_steps(self) -> None:
+        """With t0 = 2: means over 1, 2, 1 and 2 steps of the same scores, whose margin is 0.5."""
+        curve = np.array([[[3, 1, 2]]] * 4, np.float32)
+        assert [int(steps_used(curve, m, Window(2))[0]) for m in (0.4, 0.9, 1.1)] == [1, 2, 4]
+        curve[1] = 0
+        assert [int(steps_used(curve, m, Window(2))[0]) for m in (0.4, 0.9, 1.1)] == [1, 4, 4]
+        assert int(steps_used(curve, 0.9, Window())[0]) == 3
 
     def test_nothing_to_tell_apart_goes_on(self) -> None:
         curve = np.zeros((3, 2, 4), np.float32)
         curve[1, 0, 2] = 1
-        assert steps_used(curve, 0).tolist() == [2, 3]
-        assert decisions(curve, steps_used(curve, 0)).tolist() == [2, 0]
+        used = steps_used(curve, 0, Window())
+        assert used.tolist() == [2, 3]
+        assert decisions(curve, used).tolist() == [2, 0]
 
 
 def labelled(count: int, with_labels: bool = True) -> DataSource:
@@ -104,7 +116,7 @@ class TestEvaluation:
         emitted = emit_unrolled(network, make_plan(network, T, threshold=1.1, bias=0.1))
         images, labels = digits("test", 50)
         rows = run(expose_running_means(emitted.model, emitted.readouts), {"image": images})["logits/running_mean"]
-        margins = relative_margin(rows)
+        margins = relative_margin(rows) * np.arange(1, T + 1)[:, None]
         margin = float(np.median(margins[2]))
         used = [next((t for t in range(T) if margins[t, i] > margin), T - 1) for i in range(50)]
         right = [rows[t, i].argmax() == labels[i] for i, t in enumerate(used)]
@@ -124,6 +136,21 @@ class TestEvaluation:
         steps = [judge(margin).early_exit.mean_steps for margin in (0, 0.5, 1, 2, 4)]
         assert steps == sorted(steps)
         assert len(set(steps)) > 3
+
+    def test_follows_a_delayed_readout(self) -> None:
+        """From t0 = 2 on the mean is over fewer steps, which makes the lead smaller."""
+        network = network_of(onnx.load(RELU))
+        plan = replace(make_plan(network, T, threshold=1.1, bias=0.1), readout=Window(2))
+        emitted, images = emit_unrolled(network, plan), digits("test", 50)[0]
+        rows = run(expose_running_means(emitted.model, emitted.readouts), {"image": images})["logits/running_mean"]
+        leads = relative_margin(rows) * np.array([1, 2, 1, 2, 3])[:, None]
+        margin = float(np.median(leads[3]))
+        used = [next((t for t in range(T) if leads[t, i] > margin), T - 1) for i in range(50)]
+        found = evaluate(
+            emitted.model, emitted.readouts, plan, labelled(50), batches_of(16), device=CPU, early_exit=margin
+        )
+        assert found.early_exit.mean_steps == pytest.approx(np.mean(used) + 1)
+        assert steps_used(rows, margin, Window()).mean() != found.early_exit.mean_steps
 
     def test_nothing_else_changes(self) -> None:
         plain, early = judge(None), judge(1.0)
@@ -160,9 +187,7 @@ class TestEvaluation:
             batching = batches_of(size or 10, fixed=size is not None)
             plan = make_plan(network, T, threshold=2.0)
             results.append(
-                evaluate(
-                    emitted.model, emitted.readouts, plan, source, batching, device=CPU, early_exit=0.25
-                ).early_exit
+                evaluate(emitted.model, emitted.readouts, plan, source, batching, device=CPU, early_exit=0.7).early_exit
             )
         free, fixed = results
         assert fixed.mean_steps == pytest.approx(free.mean_steps)
@@ -235,7 +260,7 @@ class TestCommandLine:
         assert "early exit" not in done.stdout
 
     def test_a_delayed_curve_is_what_samples_stop_on(self) -> None:
-        """With t0 = 2 of 3 steps and a margin nobody reaches, the decision is that of the last step alone."""
+        """With t0 = 2 of 3 steps and a margin that nobody reaches, the decision is that of the last step alone."""
         result = convert(
             RELU, CALIBRATION, eval_data=TEST, steps=3, neuron="if", calib_samples=64, early_exit=1e9,
             readout="delayed", readout_from=2,

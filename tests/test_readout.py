@@ -274,6 +274,16 @@ class TestEndToEnd:
         assert again.readout == "delayed:2"
         np.testing.assert_allclose(again.accuracy, report["evaluation"]["accuracy"], atol=0.3)
 
+    def test_without_running_means_in_the_file_too(self, tmp_path: Path) -> None:
+        """They are added for the evaluation, under the readout that the file remembers."""
+        result = convert(
+            RELU, CALIBRATION, eval_data=TEST, steps=4, neuron="if", threshold="mse", readout="delayed", readout_from=3
+        )
+        again, _ = evaluate_file(result.save(tmp_path / "snn.onnx"), TEST, ann=RELU, device="cpu")
+        assert again.accuracy == result.evaluation.accuracy
+        assert again.output_gap == result.evaluation.output_gap
+        assert again.output_gap[3] > again.output_gap[2]  # a single step again
+
     def test_the_terminal_says_what_the_rows_are(self, saved: tuple[Path, dict[str, Any]]) -> None:
         done = CliRunner().invoke(cli, ["evaluate", str(saved[0]), "--eval-data", str(TEST), "--samples", "20"])
         assert "readout: mean over the steps after the first 2; rows up to T = 2 are plain means" in done.stdout

@@ -13,6 +13,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from real_data import Row, cifar, markdown
 from rich.console import Console
 
 from ftbc_onnx import convert
+from ftbc_onnx.early_exit import decisions, steps_used
 from ftbc_onnx.graph.emit.calibration import emit_calibration, old_bias_name
 from ftbc_onnx.graph.emit.unrolled import emit_unrolled
 from ftbc_onnx.graph.files import load
@@ -30,6 +32,7 @@ from ftbc_onnx.graph.sites import find_network
 from ftbc_onnx.plan import SpikingPlan
 from ftbc_onnx.rules import make_rule
 from ftbc_onnx.runtime import Session
+from ftbc_onnx.window import Window
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -128,6 +131,65 @@ def digits(_: Path) -> list[Row]:
     return rows
 
 
+@cache
+def _curves(data: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Running outputs [8, n, classes] and labels: ResNet-20 on the last 600 test images, and digits."""
+    images, labels = cifar(data, "test", 1000)
+    with np.load(ROOT / "models/digits_test.npz") as arrays:
+        easy = arrays["image"], arrays["label"]
+    path, calibration = data / "models/cifar10_resnet20_torchscript.onnx", cifar(data, "train", 128)[0]
+    shared: dict[str, Any] = {"steps": 8, "threshold": "mse", "gate": False, "running_mean": True}
+    digits_data = ROOT / "models/digits_calibration.npz"
+    results = {
+        "ResNet-20, signed, none": (path, calibration, "signed", "none", (images[400:], labels[400:])),
+        "ResNet-20, signed, solve": (path, calibration, "signed", "solve", (images[400:], labels[400:])),
+        "digits_relu, if, solve": (ROOT / "models/digits_relu.onnx", digits_data, "if", "solve", easy),
+    }
+    curves = {}
+    for what, (model, few, neuron, rule, (x, y)) in results.items():
+        session = Session(convert(model, few, neuron=neuron, rule=rule, **shared).model)
+        (name,) = (name for name in session.output_names if name.endswith("/running_mean"))
+        feed = load(model).model.graph.input[0].name
+        parts = [session.run({feed: x[i : i + 40]}, [name])[name] for i in range(0, len(x), 40)]
+        curves[what] = np.concatenate(parts, axis=1).astype(np.float64), y
+    return curves
+
+
+def readout(data: Path) -> list[Row]:
+    """Accuracy at T when the first t0 steps are left out."""
+    rows: list[Row] = []
+    for what, (means, labels) in _curves(data).items():
+        sums = np.concatenate([0 * means[:1], means * np.arange(1, 9)[:, None, None]])
+        for steps in (2, 4, 8):
+            row: Row = {"network": what, "images": len(labels), "T": steps}
+            for start in range(8):
+                right = ((sums[steps] - sums[start]).argmax(1) == labels) if start < steps else None
+                row[f"t0={start}"] = "" if right is None else float(100 * right.mean())
+            rows.append(row)
+    return rows
+
+
+def early_exit(data: Path) -> list[Row]:
+    """Accuracy and average steps at several margins; beside it every sample after that many steps (interpolated)."""
+    rows: list[Row] = []
+    for what, (means, labels) in _curves(data).items():
+        plain = [float(100 * (row.argmax(1) == labels).mean()) for row in means]
+        for margin in (0.5, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0):
+            used = steps_used(means, margin, Window())
+            rows.append(
+                {
+                    "network": what,
+                    "images": len(labels),
+                    "M": margin,
+                    "steps": float(used.mean()),
+                    "accuracy": float(100 * (decisions(means, used) == labels).mean()),
+                    "all samples after as many steps": float(np.interp(used.mean(), range(1, 9), plain)),
+                    "T = 8": plain[-1],
+                }
+            )
+    return rows
+
+
 def timing(data: Path) -> list[Row]:
     """Calibration of ResNet-20 at T = 8 on one batch of 128, as ratios to one run of the emitted SNN on it."""
     source = load(data / "models/cifar10_resnet20_torchscript.onnx")
@@ -173,6 +235,8 @@ PARTS: dict[str, Callable[[Path], list[Row]]] = {
     "mse": mse,
     "qcfs": qcfs,
     "digits": digits,
+    "readout": readout,
+    "early_exit": early_exit,
     "timing": timing,
 }
 
