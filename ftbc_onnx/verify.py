@@ -16,6 +16,7 @@ import numpy as np
 from ftbc_onnx.errors import VerificationError
 from ftbc_onnx.graph.cut import Cut, Segment, cut_network
 from ftbc_onnx.graph.emit.unrolled import Readout
+from ftbc_onnx.graph.free_batch import baked_reshapes
 from ftbc_onnx.graph.observe import expose_running_means, running_mean_name
 from ftbc_onnx.graph.sites import Network
 from ftbc_onnx.plan import SpikingPlan, SpikingSite
@@ -202,28 +203,34 @@ def verify(
     difference = 0.0
     if network.static_batch is None and rows > 1:
         alone = session.run({name: value[:1] for name, value in feeds.items()}, names)
-        sizes, difference = (1, rows), max(_batch_difference(found[name], alone[name]) for name in names)
+        sizes = (1, rows)
+        difference = max(_batch_difference(found[name], alone[name], network) for name in names)
     return VerificationResult(rows, steps, bitwise, largest, sizes, difference)
 
 
-def _batch_difference(many: np.ndarray, alone: np.ndarray) -> float:
+def _batch_difference(many: np.ndarray, alone: np.ndarray, network: Network) -> float:
     """Between the first sample of a batch and the same sample alone; the batch, if any, is on axis 1 of [T, B, ...]."""
     if many.ndim == alone.ndim == 1:
         return 0.0
     if alone.shape[1:2] != (1,) or many.shape[2:] != alone.shape[2:]:
         raise VerificationError(
             f"a batch of one gives an output of shape {alone.shape[1:]}, a batch of several one of {many.shape[1:]}: "
-            "the model fixes its batch inside (a Reshape with a constant batch, for example); "
-            "export it with a dynamic batch"
+            f"the model fixes its batch inside ({_suspect(network)}); export it with a dynamic batch"
         )
     first = many[:, :1]
     difference = _relative(_distance(first, alone).mean(), max(_size(first).mean(), _size(alone).mean()))
     if difference > _BATCH_CLOSE:
         raise VerificationError(
             f"the output of a sample changes by {difference:.1%} with the batch it is in: the model mixes the samples "
-            "of a batch (a Reshape with a constant batch, for example); export it with a dynamic batch"
+            f"of a batch ({_suspect(network)}); export it with a dynamic batch"
         )
     return difference
+
+
+def _suspect(network: Network) -> str:
+    """What probably ties a model to one batch: the first Reshape with a constant batch, by name."""
+    baked = baked_reshapes(network.view)
+    return f"Reshape '{baked[0]}' has a constant batch" if baked else "a reduction over axis 0, for example"
 
 
 def _distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -547,6 +547,11 @@ def reshape(source: str, result: str, target: list[int], attributes: str = "") -
         ("N,32", "N,4,8", [-1, 4, 8], [0, 4, 8]),
         ("2,N,6", "2,N,2,3", [0, -1, 2, 3], [0, 0, 2, 3]),
         ("N,1", "N", [-1], [0]),
+        ("N,8,2,2", "N,8,4", [3, 8, 4], [0, 8, 4]),  # a batch that was baked in
+        ("N,8,2,2", "N,8,4", [3, 0, 4], [0, 0, 4]),
+        ("2,N,6", "2,N,2,3", [2, 3, 2, 3], [2, 0, 2, 3]),
+        ("N,8,2,2", "N,32", [3, -1], None),  # runs in other batches, whatever it was meant for
+        ("N,8,2", "M,8,1,1", [6, 8, 1, 1], None),  # and so does this
         ("N,8,4", "M,8", [-1, 8], None),  # merged with another axis
         ("N,8,4", "N,32", [0, -1], None),  # another axis is left over
         ("N,M,4", "N,M,2,2", [-1, 0, 2, 2], None),  # two that are not known

@@ -148,12 +148,20 @@ class TestBatch:
 
     def test_that_fixes_the_batch_of_its_output(self) -> None:
         text = "g (float[N,4] x) => (float[M,K] y) <int64[2] s = {2,-1}> { r = Relu(x)  y = Reshape(r, s) }"
-        assert "gives an output of shape (2, 2), a batch of several one of (2, 4)" in self.refused(text)
+        message = self.refused(text)
+        assert "gives an output of shape (2, 2), a batch of several one of (2, 4)" in message
+        assert "(Reshape 'y' has a constant batch)" in message
 
     def test_that_runs_in_one_batch_size_only(self) -> None:
-        text = "g (float[N,4] x) => (float[M,4] y) <int64[2] s = {2,4}> { r = Relu(x)  y = Reshape(r, s) }"
+        text = "g (float[N,4] x) => (float[M,2] y) <int64[2] s = {4,2}> { r = Relu(x)  y = Reshape(r, s) }"
         assert "on a batch of 1" in self.refused(text, kind=ModelError)
         assert "on a batch of 3" in self.refused(text, rows=3, kind=ModelError)
+
+    def test_that_was_baked_in_is_free_again(self) -> None:
+        text = "g (float[N,4] x) => (float[M,2,2] y) <int64[3] s = {2,2,2}> { r = Relu(x)  y = Reshape(r, s) }"
+        network = network_of(parse(text))
+        result = check(network, make_plan(network, 3, threshold=0.5), {"x": np.abs(numbers(5, 4))})
+        assert result.batch_sizes == (1, 5)
 
     def test_whose_output_is_one_number_is_compared_in_one_size(self) -> None:
         network = network_of(parse("g (float[N,4] x) => (float y) { r = Relu(x)  y = ReduceMean<keepdims=0>(r) }"))

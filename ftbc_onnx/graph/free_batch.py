@@ -47,6 +47,17 @@ def free_batch(network: Network) -> onnx.ModelProto | None:
     return infer_shapes(model)
 
 
+def baked_reshapes(view: GraphView) -> list[str]:
+    """Names of the Reshapes whose constant target fixes an axis 0 that is free in what they read."""
+    found = []
+    for node in view.nodes:
+        value = view.constant(node.input[1]) if node.op_type == "Reshape" else None
+        source = view.shape(node.input[0])
+        if value is not None and value.size and source and not isinstance(source[0], int) and value.reshape(-1)[0] > 0:
+            found.append(node.name)
+    return found
+
+
 def _freed_target(view: GraphView, node: onnx.NodeProto, batch: int) -> np.ndarray | None:
     """The target of a Reshape without B, or None if it holds no B."""
     value, source = view.constant(node.input[1]), view.shape(node.input[0])
