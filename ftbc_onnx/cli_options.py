@@ -15,83 +15,80 @@ F = TypeVar("F", bound=Callable[..., Any])
 _NUMBERS = "numbers separated by commas, one per channel"
 
 
+def _all(*options: Callable[[F], F]) -> Callable[[F], F]:
+    """One decorator for several options, in the order in which --help lists them."""
+
+    def decorate(command: F) -> F:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
 def common(command: F) -> F:
     """How much is said, and how."""
-    for option in (
-        click.option("-v", "--verbose", is_flag=True, help="More detail."),
-        click.option("-q", "--quiet", is_flag=True, help="Errors only on stderr, no progress bars."),
+    return _all(
         click.option("--json", "as_json", is_flag=True, help="The whole report as JSON on stdout."),
-    ):
-        command = option(command)
-    return command
+        click.option("-q", "--quiet", is_flag=True, help="Errors only on stderr, no progress bars."),
+        click.option("-v", "--verbose", is_flag=True, help="More detail."),
+    )(command)
 
 
 def scope_options(command: F) -> F:
     """Which activations are converted."""
-    for option in reversed(
-        (
-            click.option(
-                "--include",
-                multiple=True,
-                help="Convert only what matches: an operator type, or a regex on node names.",
-            ),
-            click.option("--exclude", multiple=True, help="Leave what matches analog (goes before --include)."),
-            click.option("--until", help="Name of a node: behind it the network stays analog, on the mean."),
-            click.option(
-                "--smooth",
-                type=click.Choice(SMOOTH),
-                default="spiking",
-                show_default=True,
-                help="Behind functions that are no rectifiers: neurons of both signs, or their values as they are.",
-            ),
-        )
-    ):
-        command = option(command)
-    return command
+    return _all(
+        click.option(
+            "--include",
+            multiple=True,
+            help="Convert only what matches: an operator type, or a regex on node names.",
+        ),
+        click.option("--exclude", multiple=True, help="Leave what matches analog (goes before --include)."),
+        click.option("--until", help="Name of a node: behind it the network stays analog, on the mean."),
+        click.option(
+            "--smooth",
+            type=click.Choice(SMOOTH),
+            default="spiking",
+            show_default=True,
+            help="Behind functions that are no rectifiers: neurons of both signs, or their values as they are.",
+        ),
+    )(command)
 
 
 def data_options(command: F) -> F:
     """How data are read and fed, and where things run."""
-    for option in reversed(
-        (
-            click.option("--mean", help=f"Subtracted per channel: {_NUMBERS}."),
-            click.option("--std", help=f"Divided by per channel, after --mean: {_NUMBERS}."),
-            click.option("--scale", help="Factor on raw values, before --mean (1/255 for images unless given)."),
-            click.option("--resize", help="Images: shorter side, or HEIGHTxWIDTH."),
-            click.option("--crop", help="Images: central crop, side or HEIGHTxWIDTH, after --resize."),
-            click.option(
-                "--layout", type=click.Choice(["NCHW", "NHWC"]), help="Layout of the arrays given, if not the model's."
-            ),
-            click.option("--color", type=click.Choice(["rgb", "bgr", "gray"]), help="Images: order of the channels."),
-            click.option(
-                "--label-offset",
-                type=int,
-                default=0,
-                show_default=True,
-                help="Added to every label (1: class 0 is background).",
-            ),
-            click.option("--batch-size", type=int, help="Samples per run [default: 128, or as many as there are]."),
-            click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."),
-        )
-    ):
-        command = option(command)
-    return command
+    return _all(
+        click.option("--mean", help=f"Subtracted per channel: {_NUMBERS}."),
+        click.option("--std", help=f"Divided by per channel, after --mean: {_NUMBERS}."),
+        click.option("--scale", help="Factor on raw values, before --mean (1/255 for images unless given)."),
+        click.option("--resize", help="Images: shorter side, or HEIGHTxWIDTH."),
+        click.option("--crop", help="Images: central crop, side or HEIGHTxWIDTH, after --resize."),
+        click.option(
+            "--layout", type=click.Choice(["NCHW", "NHWC"]), help="Layout of the arrays given, if not the model's."
+        ),
+        click.option("--color", type=click.Choice(["rgb", "bgr", "gray"]), help="Images: order of the channels."),
+        click.option(
+            "--label-offset",
+            type=int,
+            default=0,
+            show_default=True,
+            help="Added to every label (1: class 0 is background).",
+        ),
+        click.option("--batch-size", type=int, help="Samples per run [default: 128, or as many as there are]."),
+        click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."),
+    )(command)
 
 
 def readout_options(command: F) -> F:
     """How the output is read from the steps."""
-    for option in reversed(
-        (
-            click.option(
-                "--readout",
-                type=click.Choice(READOUTS),
-                help="The output is the mean over all steps, or over those from --readout-from on [default: mean].",
-            ),
-            click.option("--readout-from", type=int, help="Steps left out at the beginning, for --readout delayed."),
-        )
-    ):
-        command = option(command)
-    return command
+    return _all(
+        click.option(
+            "--readout",
+            type=click.Choice(READOUTS),
+            help="The output is the mean over all steps, or over those from --readout-from on [default: mean].",
+        ),
+        click.option("--readout-from", type=int, help="Steps left out at the beginning, for --readout delayed."),
+    )(command)
 
 
 def early_exit_option(command: F) -> F:
@@ -105,60 +102,56 @@ def early_exit_option(command: F) -> F:
 
 def method_options(command: F) -> F:
     """Neurons, thresholds and biases."""
-    for option in reversed(
-        (
-            click.option(
-                "--threshold",
-                type=click.Choice(THRESHOLDS),
-                help="How theta is found where the model does not state it [default: auto].",
-            ),
-            click.option("--percentile", type=float, help="For --threshold percentile [default: 99.9]."),
-            click.option(
-                "--per-channel/--per-tensor",
-                default=True,
-                show_default=True,
-                help="One theta per channel, or per tensor.",
-            ),
-            click.option(
-                "--neuron",
-                type=click.Choice(["auto", *NEURONS]),
-                default="auto",
-                show_default=True,
-                help="Neuron; auto: chosen for the budget, on calibration samples held back.",
-            ),
-            click.option("--levels", type=int, help="Levels per step [default: 4]; of auto: at most."),
-            click.option(
-                "--coding",
-                type=click.Choice(CODINGS),
-                default="rate",
-                show_default=True,
-                help="What the spikes of a named neuron say.",
-            ),
-            click.option(
-                "--budget",
-                type=click.Choice(BUDGETS),
-                default="accuracy",
-                show_default=True,
-                help="What --neuron auto looks for: few levels, few events, or the best with --levels.",
-            ),
-            click.option(
-                "--schedule",
-                type=click.Choice(SCHEDULES),
-                default="asynchronous",
-                show_default=True,
-                help="Sites fire at every step, or layer by layer: a quantised network.",
-            ),
-            click.option("--binary", is_flag=True, help="--neuron auto keeps to spikes of 0 and theta."),
-            click.option(
-                "--rule", type=click.Choice(RULES), default="solve", show_default=True, help="How biases are found."
-            ),
-            click.option("--alpha", type=float, default=0.4, show_default=True, help="Step of --rule paper."),
-            click.option(
-                "--gate/--no-gate",
-                default=None,
-                help="Keep a site's biases only where they hold on samples held back [default: with solve].",
-            ),
-        )
-    ):
-        command = option(command)
-    return command
+    return _all(
+        click.option(
+            "--threshold",
+            type=click.Choice(THRESHOLDS),
+            help="How theta is found where the model does not state it [default: auto].",
+        ),
+        click.option("--percentile", type=float, help="For --threshold percentile [default: 99.9]."),
+        click.option(
+            "--per-channel/--per-tensor",
+            default=True,
+            show_default=True,
+            help="One theta per channel, or per tensor.",
+        ),
+        click.option(
+            "--neuron",
+            type=click.Choice(["auto", *NEURONS]),
+            default="auto",
+            show_default=True,
+            help="Neuron; auto: chosen for the budget, on calibration samples held back.",
+        ),
+        click.option("--levels", type=int, help="Levels per step [default: 4]; of auto: at most."),
+        click.option(
+            "--coding",
+            type=click.Choice(CODINGS),
+            default="rate",
+            show_default=True,
+            help="What the spikes of a named neuron say.",
+        ),
+        click.option(
+            "--budget",
+            type=click.Choice(BUDGETS),
+            default="accuracy",
+            show_default=True,
+            help="What --neuron auto looks for: few levels, few events, or the best with --levels.",
+        ),
+        click.option(
+            "--schedule",
+            type=click.Choice(SCHEDULES),
+            default="asynchronous",
+            show_default=True,
+            help="Sites fire at every step, or layer by layer: a quantised network.",
+        ),
+        click.option("--binary", is_flag=True, help="--neuron auto keeps to spikes of 0 and theta."),
+        click.option(
+            "--rule", type=click.Choice(RULES), default="solve", show_default=True, help="How biases are found."
+        ),
+        click.option("--alpha", type=float, default=0.4, show_default=True, help="Step of --rule paper."),
+        click.option(
+            "--gate/--no-gate",
+            default=None,
+            help="Keep a site's biases only where they hold on samples held back [default: with solve].",
+        ),
+    )(command)

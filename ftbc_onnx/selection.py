@@ -8,7 +8,7 @@ how often it decides as the ANN does, and how many events it takes. Evaluation d
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,6 @@ from ftbc_onnx.graph.emit.unrolled import emit_unrolled
 from ftbc_onnx.graph.sites import Network
 from ftbc_onnx.neurons import NeuronSpec
 from ftbc_onnx.plan import SpikingPlan
-from ftbc_onnx.results import EvaluationResult
 from ftbc_onnx.rules import CalibrationRule
 from ftbc_onnx.runtime import Device, Session
 
@@ -153,22 +152,17 @@ class Judge:
             label_offset=None,
             counting=self.counting,
         )
-        return trial_of(what, result)
+        return Trial(
+            what,
+            float("inf") if result.output_gap is None else result.output_gap[-1],
+            None if result.agreement is None else result.agreement[-1],
+            None if result.counts is None else result.counts.events[-1],
+            result.samples,
+        )
 
 
-def trial_of(what: str, result: EvaluationResult) -> Trial:
-    """The last step of an evaluation."""
-    return Trial(
-        what,
-        float("inf") if result.output_gap is None else result.output_gap[-1],
-        None if result.agreement is None else result.agreement[-1],
-        None if result.counts is None else result.counts.events[-1],
-        result.samples,
-    )
-
-
-def as_good(trials: Sequence[Trial], near: float = NEAR) -> list[int]:
-    """Positions of the trials as good as the best: decisions within one standard error, error within `near`."""
+def as_good(trials: Sequence[Trial]) -> list[int]:
+    """Positions of the trials as good as the best: decisions within one standard error, error within `NEAR`."""
     least = min(trial.error for trial in trials)
     best = max((trial.agreement for trial in trials if trial.agreement is not None), default=None)
     good = []
@@ -178,7 +172,7 @@ def as_good(trials: Sequence[Trial], near: float = NEAR) -> list[int]:
             share = best / 100
             slack = 100 * np.sqrt(max(share * (1 - share), 1 / trial.samples) / trial.samples)
             agrees = trial.agreement >= best - slack
-        if agrees and trial.error <= near * least:
+        if agrees and trial.error <= NEAR * least:
             good.append(i)
     return good or [min(range(len(trials)), key=lambda i: trials[i].error)]
 
@@ -245,4 +239,4 @@ def gate_biases(
     }
     kept = search_sites(network, plan, tried, feeds, device, error="gaps")
     biases = {name: (plan if which == 0 else none).biases[name] for name, which in kept.items()}
-    return replace(plan, biases=biases), sum(kept.values())
+    return plan.with_biases(biases), sum(kept.values())

@@ -30,10 +30,13 @@ class IntegrateAndFire(SoftReset):
         return sink.op("Where", sink.op("GreaterOrEqual", u, unit), sink.constant(1.0), sink.constant(0.0))
 
     def emit_spikes(
-        self, sink: Sink, u: str, unit: str, sent: str | None, out: str | None = None
+        self,
+        sink: Sink,
+        u: str,
+        unit: str,
+        sent: str | None,  # noqa: ARG002
+        out: str | None = None,
     ) -> tuple[str, str | None]:
-        """Theta or 0 at once: one operator less than theta times the count."""
-        if sent is not None:
-            return super().emit_spikes(sink, u, unit, sent, out)
+        """Theta or 0 at once: one operator less than theta times the count, which nobody remembers."""
         fires = sink.op("GreaterOrEqual", u, unit)
         return sink.op("Where", fires, unit, sink.constant(0.0), out=out), None

@@ -94,7 +94,7 @@ class SoftReset(ABC):
         u = sink.op("Add", self.emit_drive(sink, current, state), bias, out="u")
         s, k = self.emit_spikes(sink, u, unit, memory[0] if memory else None, out="spikes")
         v = sink.op("Sub", u, s, out="membrane")
-        return s, (v, *(sink.op("Add", sent, k or s, out="sent") for sent in memory))
+        return s, (v, *(sink.op("Add", sent, k, out="sent") for sent in memory if k is not None))
 
     def emit_drive(self, sink: Sink, current: str, state: StateNames) -> str:
         """v[t-1] + x[t]."""

@@ -26,8 +26,6 @@ from ftbc_onnx.graph.emit.step import StepEmitter
 from ftbc_onnx.graph.sites import Network
 from ftbc_onnx.plan import SpikingPlan, SpikingSite
 
-ERRORS = ("squares", "gaps")
-
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
@@ -71,20 +69,20 @@ def emit_search(
 
     def fire(site: SpikingSite, currents: list[str]) -> list[str]:
         trial = _Trial(builder, plan, site, rule, builder.mean(site.spikes, site.mean_axes), currents)
+        tried = candidates[site.name]
+        if len(tried) == 1:
+            with builder.scope(f"{site.name}/chosen"):
+                return trial.run(*trial.numbers(tried[0]))[0]
         errors: list[str] = []
         best: list[str] = []  # its error, theta, and b[0] to b[T-1]
-        for j, candidate in enumerate(candidates[site.name]):
+        for j, candidate in enumerate(tried):
             with builder.scope(f"{site.name}/candidate{j}"):
                 theta, given = trial.numbers(candidate)
-                if len(candidates[site.name]) == 1 and given is not None:
-                    best = ["", theta, *given]
-                    break
                 spikes, biases = trial.run(theta, given)
                 errors.append(trial.squares(spikes) if error == "squares" else trial.gaps(spikes))
                 best = _better(builder, [errors[-1], theta, *biases], best)
-        if len(errors) > 1:
-            name = builder.op("Concat", *errors, out=errors_name(site.name), axis=0)
-            outputs.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [len(errors)]))
+        name = builder.op("Concat", *errors, out=errors_name(site.name), axis=0)
+        outputs.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [len(errors)]))
         with builder.scope(f"{site.name}/chosen"):
             return trial.run(best[1], best[2:])[0]
 
