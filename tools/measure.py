@@ -23,7 +23,7 @@ from real_data import Row, cifar, markdown
 from rich.console import Console
 
 from ftbc_onnx import convert
-from ftbc_onnx.early_exit import decisions, steps_used
+from ftbc_onnx.early_exit import decisions, relative_margin, steps_used
 from ftbc_onnx.graph.emit.calibration import emit_calibration, old_bias_name
 from ftbc_onnx.graph.emit.unrolled import emit_unrolled
 from ftbc_onnx.graph.files import load
@@ -190,6 +190,39 @@ def early_exit(data: Path) -> list[Row]:
     return rows
 
 
+def margins(data: Path) -> list[Row]:
+    """Early exit by the margin or by the lead, at equal steps: 1,000 training images that calibrated nothing."""
+    images, labels = cifar(data, "train", 3000)
+    path = data / "models/cifar10_resnet20_torchscript.onnx"
+    model = convert(path, images[:128], neuron="signed", steps=8, threshold="mse", gate=False, running_mean=True).model
+    session = Session(model)
+    (name,) = (name for name in session.output_names if name.endswith("/running_mean"))
+    feed, labels = model.graph.input[0].name, labels[2000:]
+    means = np.concatenate([session.run({feed: images[i : i + 100]}, [name])[name] for i in range(2000, 3000, 100)], 1)
+    plain = [float(100 * (row.argmax(1) == labels).mean()) for row in means]
+    margin = relative_margin(means)
+    rows: list[Row] = []
+    for what, clear in (("margin", margin), ("lead", margin * np.arange(1, 9)[:, None])):
+        row: Row = {"stops by": what}
+        for steps in (3, 4, 5, 6):
+            used = _stopping_after(clear, steps)
+            row[f"{steps} steps"] = float(100 * (decisions(means, used) == labels).mean())
+        rows.append(row)
+    return [*rows, {"stops by": "none: all samples there", **{f"{t} steps": plain[t - 1] for t in (3, 4, 5, 6)}}]
+
+
+def _stopping_after(clear: np.ndarray, steps: float) -> np.ndarray:
+    """Steps of each sample, [T, B] -> [B], at the bound that makes them `steps` on average."""
+    low, high = 0.0, float(clear.max())
+    used = np.zeros(clear.shape[1], np.int64)
+    for _ in range(40):
+        bound = (low + high) / 2
+        over = clear > bound
+        used = np.where(over.any(0), over.argmax(0) + 1, len(clear))
+        low, high = (bound, high) if used.mean() < steps else (low, bound)
+    return used
+
+
 def timing(data: Path) -> list[Row]:
     """Calibration of ResNet-20 at T = 8 on one batch of 128, as ratios to one run of the emitted SNN on it."""
     source = load(data / "models/cifar10_resnet20_torchscript.onnx")
@@ -237,6 +270,7 @@ PARTS: dict[str, Callable[[Path], list[Row]]] = {
     "digits": digits,
     "readout": readout,
     "early_exit": early_exit,
+    "margins": margins,
     "timing": timing,
 }
 
