@@ -20,7 +20,7 @@ from ftbc_onnx.data import DataSource, open_data, random_source
 from ftbc_onnx.errors import ConfigError, DataError, ModelError
 from ftbc_onnx.evaluate import AnnRun, check_early_exit, evaluate, run_ann
 from ftbc_onnx.graph.classes import NodeClass
-from ftbc_onnx.graph.emit.unrolled import Emitted, check_readout, emit_unrolled
+from ftbc_onnx.graph.emit.unrolled import Emitted, check_convertible, emit_unrolled
 from ftbc_onnx.graph.files import SourceModel, input_specs, load, save
 from ftbc_onnx.graph.free_batch import free_batch
 from ftbc_onnx.graph.normalise import normalise
@@ -116,7 +116,7 @@ def convert(
     scope = Scope(config.include, config.exclude, config.until)
     network = find_network(normalised.model, scope, config.smooth)
     refuse(source, network, config.strict)
-    check_readout(network, config.window)
+    check_convertible(network, config.window)
     device = choose_device(config.device)
     calibration = _calibration_data(source, network, config, data, preprocessing)
     job = Job(

@@ -444,7 +444,7 @@ def test_nodes_are_written_once_per_step_or_once(name):
     made: dict[str, int] = {}
     for node in model.graph.node:
         made[node.op_type] = made.get(node.op_type, 0) + 1
-    extra = set("Add Sub Mul Div GreaterOrEqual Where Split Reshape Identity".split())
+    extra = set("Add Sub Mul Div GreaterOrEqual Cast Split Reshape Identity".split())
     wanted: dict[str, int] = {}
     for node in network.view.nodes:
         kind = network.classes[node.name]
@@ -694,9 +694,10 @@ def test_rate_exact_nodes_in_a_row_are_converted_at_the_ends_only():
     text = "g (float[N,8] x) => (float[N,8] y) { r = Relu(x) a = Exp(r) b = Sqrt(a) c = Neg(b) y = Relu(c) }"
     network = find_network(normalise(parse(text)).model, smooth="rate-exact")
     made = ops(emit_unrolled(network, make_plan(network, T)).model)
-    # r to its mean: a sum and a quotient per step; c to its current: a product and a difference; y to the readout
+    # r to its mean: a sum and a quotient per step; c to its current: a product and a difference; y to the readout;
+    # besides, every spike is a product
     assert made.count("Div") == (T - 1) + 1
-    assert made.count("Mul") == T - 1
+    assert made.count("Mul") == (T - 1) + 2 * T
 
 
 def test_spikes_that_only_linear_nodes_read_are_not_summed():

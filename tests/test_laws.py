@@ -17,6 +17,7 @@ from networks import batches_of, network_of, source_of
 
 from ftbc_onnx.config import ConvertConfig
 from ftbc_onnx.graph.emit.calibration import Probe, emit_calibration, old_bias_name
+from ftbc_onnx.graph.emit.loop import emit_loop
 from ftbc_onnx.graph.emit.unrolled import emit_unrolled, spikes_name
 from ftbc_onnx.graph.observe import expose_running_means, expose_tensors, mean_spikes_name, observe_snn
 from ftbc_onnx.graph.sites import Network
@@ -151,13 +152,22 @@ def test_calibration_fires_as_the_emitted_model_does(case: Case) -> None:
     """With biases left alone, and with none, which is plain conversion: the mean spikes of every site and step."""
     for plan in (case.plan, case.plan.without_biases()):
         calibration = emit_calibration(case.network, plan, Keep())
-        names = {s.name: [f"{s.name}/t{t}/mean_spikes" for t in range(plan.steps)] for s in plan.sites}
         feeds = {**case.feeds, **{old_bias_name(s.name): plan.biases[s.name] for s in plan.sites}}
-        inside = run(expose_tensors(calibration, [n for rows in names.values() for n in rows]), feeds, optimise=False)
+        inside = run(calibration, feeds, optimise=False)
         outside = run(observe_snn(emit_unrolled(case.network, plan).model, plan), case.feeds, optimise=False)
-        for site, rows in names.items():
-            table = np.stack([inside[name].reshape(-1) for name in rows])
-            np.testing.assert_array_equal(table, outside[mean_spikes_name(site)])
+        for name in (mean_spikes_name(site.name) for site in plan.sites):
+            np.testing.assert_array_equal(inside[name], outside[name])
+
+
+@LAWS
+@given(cases())
+def test_the_loop_form_is_the_unrolled_form_bit_for_bit(case: Case) -> None:
+    emitted = emit_unrolled(case.network, case.plan)
+    unrolled = run(observe_snn(expose_running_means(emitted.model, emitted.readouts), case.plan), case.feeds, False)
+    loop = run(emit_loop(case.network, case.plan, "y").model, case.feeds, optimise=False)
+    assert set(loop) == set(unrolled)
+    for name, value in unrolled.items():
+        np.testing.assert_array_equal(loop[name], value)
 
 
 @LAWS

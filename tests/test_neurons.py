@@ -56,8 +56,8 @@ def neuron_called(name: str) -> Neuron:
 def emit(name: str, theta: np.ndarray, opset: int = 17) -> tuple[onnx.ModelProto, list[list[str]]]:
     """T steps of a neuron on currents [T, B, C, H] and biases [T, 1, C, 1].
 
-    Returns the model, and per step the names of: what it would fire (by `emit_drive` and `emit_fire`), what it fires,
-    its state.
+    Returns the model, and per step the names of: what it would fire (by `emit_hold`, `emit_events`, `emit_base`), what
+    it fires, its state.
     """
     builder = GraphBuilder(opset)
     builder.reserve(["current", "bias"])
@@ -70,7 +70,10 @@ def emit(name: str, theta: np.ndarray, opset: int = 17) -> tuple[onnx.ModelProto
         with builder.scope(f"t{t}"):
             now = builder.constant(np.array(t, np.int64))
             x, b = (builder.op("Gather", table, now, axis=0) for table in ("current", "bias"))
-            tried = neuron.emit_fire(builder, neuron.emit_drive(builder, x, state), state, threshold, b)
+            held = neuron.emit_hold(builder, x, state, threshold)
+            tried = builder.op("Mul", neuron.emit_events(builder, held, threshold, b), threshold)
+            base = neuron.emit_base(held)
+            tried = tried if base is None else builder.op("Add", tried, base)
             spikes, state = neuron.emit_step(builder, x, state, threshold, b)
         steps.append([tried, spikes, *state])
     kind = onnx.TensorProto.FLOAT

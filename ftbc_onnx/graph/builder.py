@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -166,28 +167,52 @@ class GraphBuilder:
 
     def repeat(self, count: int, carried: Sequence[str], body: Callable[[Sequence[str]], Sequence[str]]) -> list[str]:
         """A Loop of `count` turns over float32 tensors; what `body` writes may read any tensor around it."""
+
+        def write(turn: LoopBody) -> None:
+            inside = [turn.carry(name, name) for name in carried]
+            for name, after in zip(inside, body(inside), strict=True):
+                turn.pass_on(name, after)
+
+        return self.loop(count, write)[0]
+
+    def loop(self, count: int, write: Callable[[LoopBody], None]) -> tuple[list[str], dict[str, str]]:
+        """A Loop of `count` turns; what `write` writes may read any tensor around it.
+
+        Returns:
+            What was carried, after the last turn, in the order in which it was declared; and what was collected, one
+            row per turn, by the names inside.
+        """
         outer, self._nodes = self._nodes, []
-        turn, go, goes_on = (self.unique(f"{self._scope}{name}") for name in ("turn", "go", "goes_on"))
-        inside = [self.unique(f"{name}/inside") for name in carried]
-        results = list(body(inside))
+        go, goes_on = self.unique(f"{self._scope}go"), self.unique(f"{self._scope}goes_on")
+        body = LoopBody(self, self.unique(f"{self._scope}turn"))
+        write(body)
         self._nodes.append(helper.make_node("Identity", [go], [goes_on], name=self._node_name(goes_on)))
-        kind = onnx.TensorProto.FLOAT
+        results = [self._own(name) for name in [*(c.after for c in body.carried), *body.collected]]
+        kinds = [*(c.kind for c in body.carried), *body.collected.values()]
+        info = helper.make_tensor_value_info
         graph = helper.make_graph(
             self._nodes,
             f"{self._scope}body",
             [
-                helper.make_tensor_value_info(turn, onnx.TensorProto.INT64, []),
-                helper.make_tensor_value_info(go, onnx.TensorProto.BOOL, []),
-                *(helper.make_tensor_value_info(name, kind, None) for name in inside),
+                info(body.turn, onnx.TensorProto.INT64, []),
+                info(go, onnx.TensorProto.BOOL, []),
+                *(info(c.inside, c.kind, None) for c in body.carried),
             ],
             [
-                helper.make_tensor_value_info(goes_on, onnx.TensorProto.BOOL, []),
-                *(helper.make_tensor_value_info(name, kind, None) for name in results),
+                info(goes_on, onnx.TensorProto.BOOL, []),
+                *(info(name, kind, None) for name, kind in zip(results, kinds, strict=True)),
             ],
         )
         self._nodes = outer
         trips = [self.constant(np.array(count, np.int64)), self.constant(np.array(True))]
-        return self.ops("Loop", [*trips, *carried], [f"carried_{i}" for i in range(len(carried))], body=graph)
+        names = [f"{c.inside}/last" for c in body.carried] + [f"{name}/rows" for name in body.collected]
+        made = self.ops("Loop", [*trips, *(c.start for c in body.carried)], names, body=graph)
+        kept = len(body.carried)
+        return made[:kept], dict(zip(body.collected, made[kept:], strict=True))
+
+    def _own(self, name: str) -> str:
+        """A copy, which only one output of a body has: a tensor may be handed out twice, or not be made here."""
+        return self.op("Identity", name)
 
     # the result
 
@@ -221,6 +246,44 @@ class GraphBuilder:
         add_initializers(copy, self._initializers.values())
         copy.graph.output.extend(outputs)
         return copy
+
+
+@dataclass
+class Carried:
+    """What a Loop hands from turn to turn: names of its value before the first turn, in a turn, and after it."""
+
+    start: str
+    inside: str
+    after: str
+    kind: int
+
+
+@dataclass
+class LoopBody:
+    """What goes into a turn of a Loop and what comes out; the nodes are written into the builder.
+
+    Attributes:
+        turn: the number of the turn, from 0: int64, [].
+    """
+
+    builder: GraphBuilder
+    turn: str
+    carried: list[Carried] = field(default_factory=list)
+    collected: dict[str, int] = field(default_factory=dict)
+
+    def carry(self, name: str, start: str, kind: int = onnx.TensorProto.FLOAT) -> str:
+        """Declare a value that is handed on, and what it is before the first turn; returns its name in a turn."""
+        inside = self.builder.unique(f"{name}/before")
+        self.carried.append(Carried(start, inside, inside, kind))
+        return inside
+
+    def pass_on(self, inside: str, after: str) -> None:
+        """What `inside` is in the next turn."""
+        next(c for c in self.carried if c.inside == inside).after = after
+
+    def collect(self, name: str, kind: int = onnx.TensorProto.FLOAT) -> None:
+        """Keep a tensor of every turn."""
+        self.collected[name] = kind
 
 
 def _claim(name: str, taken: set[str]) -> str:

@@ -72,10 +72,13 @@ def expose_tensors(model: onnx.ModelProto, names: Iterable[str]) -> onnx.ModelPr
 
 
 def observe_snn(model: onnx.ModelProto, plan: SpikingPlan) -> onnx.ModelProto:
-    """A copy of an emitted model that also gives the mean spikes of every site after each step."""
+    """A copy of an emitted model that also gives the mean spikes of every site after each step (once)."""
     builder = GraphBuilder.on(model)
+    there = {value.name for value in model.graph.output}
     outputs = []
     for site in plan.sites:
+        if mean_spikes_name(site.name) in there:
+            continue
         rows = []
         for t in range(plan.steps):
             mean = builder.mean(spikes_name(site.name, t), site.mean_axes, out=f"{site.name}/t{t}/mean")

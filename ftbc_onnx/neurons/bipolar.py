@@ -33,7 +33,7 @@ class Bipolar(SoftReset):
         most = np.float32(self.levels)
         return np.asarray(np.minimum(np.maximum(np.floor(u / unit), -most), most))
 
-    def emit_count(self, sink: Sink, u: str, unit: str, sent: str | None) -> str:  # noqa: ARG002
-        """The same: Div, Floor, Max, Min."""
+    def emit_count(self, sink: Sink, u: str, unit: str, memory: str | None) -> str:  # noqa: ARG002
+        """The same: Div, Floor, Clip."""
         most, least = sink.constant(float(self.levels)), sink.constant(float(-self.levels))
-        return sink.op("Min", sink.op("Max", sink.op("Floor", sink.op("Div", u, unit)), least), most)
+        return sink.op("Clip", sink.op("Floor", sink.op("Div", u, unit)), least, most)

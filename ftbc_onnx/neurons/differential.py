@@ -65,25 +65,30 @@ class Differential:
     def emit_step(self, sink: Sink, current: str, state: StateNames, unit: str, bias: str) -> tuple[str, StateNames]:
         """The same as operators."""
         _, r, n = state
-        u = sink.op("Add", self.emit_drive(sink, current, state), bias, out="u")
-        q = self._emit_events(sink, u, state, unit, out="events")
+        drive, _, *memory = self.emit_hold(sink, current, state, unit)
+        u = sink.op("Add", drive, bias, out="u")
+        k = self.inner.emit_count(sink, sink.op("Sub", u, r), unit, memory[0] if memory else None)
+        q = sink.op("Mul", k, unit, out="events")
         s = sink.op("Add", q, r, out="spikes")
         v = sink.op("Sub", u, s, out="membrane")
         mean = sink.op("Add", r, sink.op("Div", q, n), out="decoded")
         return s, (v, mean, sink.op("Add", n, sink.constant(1.0), out="step"))
 
-    def emit_drive(self, sink: Sink, current: str, state: StateNames) -> str:
-        """v[t-1] + x[t]."""
-        return sink.op("Add", state[0], current, out="drive")
+    def emit_hold(self, sink: Sink, current: str, state: StateNames, unit: str) -> StateNames:
+        """v[t-1] + x[t], r, and what counts of the sum so far."""
+        v, r, n = state
+        drive = sink.op("Add", v, current, out="drive")
+        if not self.inner.remembers:
+            return drive, r
+        sent = sink.op("Floor", sink.op("Div", sink.op("Mul", n, r), unit), out="sent")
+        return drive, r, self.inner.emit_memory(sink, sent, unit)
 
-    def emit_fire(self, sink: Sink, drive: str, state: StateNames, unit: str, bias: str) -> str:
-        """Events of drive + b, plus r."""
-        events = self._emit_events(sink, sink.op("Add", drive, bias), state, unit)
-        return sink.op("Add", events, state[1])
+    def emit_events(self, sink: Sink, held: StateNames, unit: str, bias: str) -> str:
+        """Q of drive + b - r."""
+        drive, r, *memory = held
+        u = sink.op("Sub", sink.op("Add", drive, bias), r)
+        return self.inner.emit_count(sink, u, unit, memory[0] if memory else None)
 
-    def _emit_events(self, sink: Sink, u: str, state: StateNames, unit: str, out: str | None = None) -> str:
-        _, r, n = state
-        sent = (
-            sink.op("Floor", sink.op("Div", sink.op("Mul", n, r), unit), out="sent") if self.inner.remembers else None
-        )
-        return self.inner.emit_spikes(sink, sink.op("Sub", u, r), unit, sent, out=out)[0]
+    def emit_base(self, held: StateNames) -> str | None:
+        """The running mean r."""
+        return held[1]

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ftbc_onnx.neurons.soft_reset import ONE, ZERO, SoftReset
+from ftbc_onnx.neurons.soft_reset import ONE, ZERO, SoftReset, emit_truth
 from ftbc_onnx.sink import Sink
 
 
@@ -25,18 +25,6 @@ class IntegrateAndFire(SoftReset):
         """1 where u >= theta."""
         return np.where(u >= unit, ONE, ZERO)
 
-    def emit_count(self, sink: Sink, u: str, unit: str, sent: str | None) -> str:  # noqa: ARG002
-        """The same: GreaterOrEqual, Where."""
-        return sink.op("Where", sink.op("GreaterOrEqual", u, unit), sink.constant(1.0), sink.constant(0.0))
-
-    def emit_spikes(
-        self,
-        sink: Sink,
-        u: str,
-        unit: str,
-        sent: str | None,  # noqa: ARG002
-        out: str | None = None,
-    ) -> tuple[str, str | None]:
-        """Theta or 0 at once: one operator less than theta times the count, which nobody remembers."""
-        fires = sink.op("GreaterOrEqual", u, unit)
-        return sink.op("Where", fires, unit, sink.constant(0.0), out=out), None
+    def emit_count(self, sink: Sink, u: str, unit: str, memory: str | None) -> str:  # noqa: ARG002
+        """The same: GreaterOrEqual, Cast (in onnxruntime on a CPU twice as fast as Where)."""
+        return emit_truth(sink, sink.op("GreaterOrEqual", u, unit))

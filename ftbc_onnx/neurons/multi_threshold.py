@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ftbc_onnx.neurons.soft_reset import SoftReset
+from ftbc_onnx.neurons.soft_reset import SoftReset, emit_truth
 from ftbc_onnx.sink import Sink
 
 MIDDLE = 0.75
@@ -46,15 +46,19 @@ class MultiThreshold(SoftReset):
             k = np.where(size >= np.float32(MIDDLE * 2**i) * unit, np.float32(2**i), k)
         return np.asarray(np.where(negative, -k, k))
 
-    def emit_count(self, sink: Sink, u: str, unit: str, sent: str | None) -> str:
-        """The same: a chain of Where, from the lowest level up."""
-        k = zero = sink.constant(0.0)
-        negative = sink.op("Less", u, zero)
-        size = sink.op("Abs", u)
-        if sent is not None:
-            most = sink.op("Mul", sink.op("Mul", sink.constant(MIDDLE), sent), unit)
-            size = sink.op("Where", negative, sink.op("Min", size, most), size)
+    def emit_memory(self, sink: Sink, sent: str, unit: str) -> str:
+        """-3/4 * sent units: as low as u counts."""
+        most = sink.op("Mul", sink.op("Mul", sink.constant(MIDDLE), sent), unit)
+        return sink.op("Neg", most)
+
+    def emit_count(self, sink: Sink, u: str, unit: str, memory: str | None) -> str:
+        """The same: every level that is reached adds what it has more than the one below."""
+        seen = u if memory is None else sink.op("Max", u, memory)
+        size = sink.op("Abs", seen)
+        k = ""
         for i in range(self.thresholds):
             level = sink.op("Mul", sink.constant(MIDDLE * 2**i), unit)
-            k = sink.op("Where", sink.op("GreaterOrEqual", size, level), sink.constant(float(2**i)), k)
-        return sink.op("Where", negative, sink.op("Neg", k), k)
+            reached = emit_truth(sink, sink.op("GreaterOrEqual", size, level))
+            more = reached if i < 2 else sink.op("Mul", reached, sink.constant(float(2 ** (i - 1))))
+            k = sink.op("Add", k, more) if k else more
+        return sink.op("Mul", k, sink.op("Sign", seen))

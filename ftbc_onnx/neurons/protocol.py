@@ -55,10 +55,14 @@ class Neuron(Protocol):
         """One step as standard operators: names of (spikes, new state)."""
         ...
 
-    def emit_drive(self, sink: Sink, current: str, state: StateNames) -> str:
+    def emit_hold(self, sink: Sink, current: str, state: StateNames, unit: str) -> StateNames:
         """The part of a step that does not depend on the bias, computed once for a rule that tries many."""
         ...
 
-    def emit_fire(self, sink: Sink, drive: str, state: StateNames, unit: str, bias: str) -> str:
-        """Spikes that the drive gives with this bias, the state left alone: what a rule may try."""
+    def emit_events(self, sink: Sink, held: StateNames, unit: str, bias: str) -> str:
+        """Events with this bias, in units: whole numbers, the state left alone."""
+        ...
+
+    def emit_base(self, held: StateNames) -> str | None:
+        """What travels on besides the events, spikes = unit * events + base; None: nothing."""
         ...

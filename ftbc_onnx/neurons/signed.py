@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ftbc_onnx.neurons.soft_reset import ONE, ZERO, SoftReset
+from ftbc_onnx.neurons.soft_reset import ONE, ZERO, SoftReset, emit_truth
 from ftbc_onnx.sink import Sink
 
 
@@ -40,14 +40,17 @@ class Signed(SoftReset):
         low = u <= unit * np.float32(-self.negative) if self.negative else u < 0
         return np.where(u >= unit, ONE, np.where(low & (sent > 0), -ONE, ZERO))
 
-    def emit_count(self, sink: Sink, u: str, unit: str, sent: str | None) -> str:
-        """The same."""
-        assert sent is not None
-        zero = sink.constant(0.0)
+    def emit_memory(self, sink: Sink, sent: str, unit: str) -> str:  # noqa: ARG002
+        """Whether something may be taken back."""
+        return sink.op("Greater", sent, sink.constant(0.0))
+
+    def emit_count(self, sink: Sink, u: str, unit: str, memory: str | None) -> str:
+        """The same, as 1 - 0, 0 - 1 or 0 - 0."""
+        assert memory is not None
         low = (
             sink.op("LessOrEqual", u, sink.op("Mul", unit, sink.constant(-self.negative)))
             if self.negative
-            else sink.op("Less", u, zero)
+            else sink.op("Less", u, sink.constant(0.0))
         )
-        back = sink.op("Where", sink.op("And", low, sink.op("Greater", sent, zero)), sink.constant(-1.0), zero)
-        return sink.op("Where", sink.op("GreaterOrEqual", u, unit), sink.constant(1.0), back)
+        forth = emit_truth(sink, sink.op("GreaterOrEqual", u, unit))
+        return sink.op("Sub", forth, emit_truth(sink, sink.op("And", low, memory)))

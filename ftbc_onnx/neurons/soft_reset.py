@@ -48,20 +48,17 @@ class SoftReset(ABC):
         """Q(u, sent) in NumPy: whole numbers in float32."""
 
     @abstractmethod
-    def emit_count(self, sink: Sink, u: str, unit: str, sent: str | None) -> str:
-        """Q(u, sent) as operators."""
+    def emit_count(self, sink: Sink, u: str, unit: str, memory: str | None) -> str:
+        """Q(u, sent) as operators; `memory` is what `emit_memory` made of sent, None if nobody remembers."""
+
+    def emit_memory(self, sink: Sink, sent: str, unit: str) -> str:  # noqa: ARG002
+        """The part of Q that depends on sent alone."""
+        return sent
 
     def fire(self, u: np.ndarray, unit: np.ndarray, sent: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
         """Spikes and the units in them (None if nobody remembers them)."""
         k = self.count(u, unit, sent)
         return k * unit, k
-
-    def emit_spikes(
-        self, sink: Sink, u: str, unit: str, sent: str | None, out: str | None = None
-    ) -> tuple[str, str | None]:
-        """The same as operators."""
-        k = self.emit_count(sink, u, unit, sent)
-        return sink.op("Mul", k, unit, out=out), k
 
     def unit(self, threshold: np.ndarray) -> np.ndarray:
         """Theta / K."""
@@ -90,17 +87,33 @@ class SoftReset(ABC):
 
     def emit_step(self, sink: Sink, current: str, state: StateNames, unit: str, bias: str) -> tuple[str, StateNames]:
         """The same as operators."""
-        _, *memory = state
-        u = sink.op("Add", self.emit_drive(sink, current, state), bias, out="u")
-        s, k = self.emit_spikes(sink, u, unit, memory[0] if memory else None, out="spikes")
+        drive, *memory = self.emit_hold(sink, current, state, unit)
+        u = sink.op("Add", drive, bias, out="u")
+        k = self.emit_count(sink, u, unit, memory[0] if memory else None)
+        s = sink.op("Mul", k, unit, out="spikes")
         v = sink.op("Sub", u, s, out="membrane")
-        return s, (v, *(sink.op("Add", sent, k, out="sent") for sent in memory if k is not None))
+        return s, (v, *(sink.op("Add", sent, k, out="sent") for sent in state[1:]))
 
-    def emit_drive(self, sink: Sink, current: str, state: StateNames) -> str:
-        """v[t-1] + x[t]."""
-        return sink.op("Add", state[0], current, out="drive")
+    def emit_hold(self, sink: Sink, current: str, state: StateNames, unit: str) -> StateNames:
+        """v[t-1] + x[t], and what counts of sent."""
+        v, *memory = state
+        drive = sink.op("Add", v, current, out="drive")
+        return (drive, *(self.emit_memory(sink, sent, unit) for sent in memory))
 
-    def emit_fire(self, sink: Sink, drive: str, state: StateNames, unit: str, bias: str) -> str:
-        """Spikes of drive + b."""
-        _, *memory = state
-        return self.emit_spikes(sink, sink.op("Add", drive, bias), unit, memory[0] if memory else None)[0]
+    def emit_events(self, sink: Sink, held: StateNames, unit: str, bias: str) -> str:
+        """Q of drive + b."""
+        drive, *memory = held
+        return self.emit_count(sink, sink.op("Add", drive, bias), unit, memory[0] if memory else None)
+
+    def emit_base(self, held: StateNames) -> str | None:  # noqa: ARG002
+        """None: what travels on is the events."""
+        return None
+
+
+FLOAT = 1
+"""float32 as ONNX numbers it."""
+
+
+def emit_truth(sink: Sink, condition: str) -> str:
+    """1 where a condition holds, else 0, in float32."""
+    return sink.op("Cast", condition, to=FLOAT)

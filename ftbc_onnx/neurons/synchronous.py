@@ -87,7 +87,7 @@ class Synchronous:
         """The same."""
         low = sink.constant(float(-self.most if self.signed else 0))
         nearest = sink.op("Floor", sink.op("Add", sink.op("Div", total, unit), sink.constant(0.5)))
-        return sink.op("Min", sink.op("Max", nearest, low), sink.constant(float(self.most)), out="count")
+        return sink.op("Clip", nearest, low, sink.constant(float(self.most)), out="count")
 
     def emit_spread(self, sink: Sink, count: str, unit: str) -> list[str]:
         """Spikes of every step for n."""
@@ -102,9 +102,13 @@ class Synchronous:
         ]
         return [sink.op("Mul", k, unit, out=f"t{t}/spikes") for t, k in enumerate(units)]
 
-    def emit_fire(self, sink: Sink, drive: str, state: tuple[str, ...], unit: str, bias: str) -> str:  # noqa: ARG002
-        """The sum of the spikes that X = drive gives with the sum of biases `bias`: what a rule may try."""
-        return sink.op("Mul", self.emit_count(sink, sink.op("Add", drive, bias), unit), unit)
+    def emit_events(self, sink: Sink, held: tuple[str, ...], unit: str, bias: str) -> str:
+        """The number n that X = held[0] gives with the sum of biases `bias`: what a rule may try."""
+        return self.emit_count(sink, sink.op("Add", held[0], bias), unit)
+
+    def emit_base(self, held: tuple[str, ...]) -> str | None:  # noqa: ARG002
+        """None: what travels on is the events."""
+        return None
 
 
 def _sum(values: Sequence[np.ndarray]) -> np.ndarray:

@@ -40,10 +40,7 @@ class SolveRule:
         """The bisection, and the comparison with no bias."""
         sink = probe.sink
         zero = sink.constant(0.0)
-        target = probe.activation
-        if probe.sent is not None:
-            wanted = sink.op("Mul", probe.activation, sink.constant(float(probe.t + 1)))
-            target = sink.op("Sub", wanted, probe.sent)
+        target = sink.op("Sub", sink.op("Mul", probe.activation, probe.steps), probe.sent)
         lowest = probe.neuron.lowest
         floor = sink.op("Mul", probe.threshold, sink.constant(float(lowest))) if lowest else zero
         target = sink.op("Min", sink.op("Max", target, floor), probe.threshold, out="target")

@@ -1,11 +1,12 @@
 """The calibration graph: ANN and SNN side by side on shared weights, and the calibration rule as standard operators.
 
-At each site and step, with the membrane corrected so far: the rule tries firing with biases of its choice, compares
+The steps are the turns of one Loop, so the graph does not grow with T. At each site and step, with the membrane
+corrected so far: the rule tries firing with biases of its choice, compares
 mean spikes with the ANN's mean activation over everything but the channel axis, and gives the new bias; the site then
 fires with that bias, so everything downstream and later sees corrected spikes. Old biases are inputs [T, C], new biases
-outputs [T, C]; no activation leaves the runtime. Steps are written in order of time, and within a step in
-topological order; a bias depends on biases upstream and before it only, so this gives what going through the sites
-one by one gives.
+outputs [T, C]; no activation leaves the runtime. Steps come in order of time, and within a step sites in topological
+order; a bias depends on biases upstream and before it only, so this gives what going through the sites one by one
+gives.
 
 With layer-synchronous firing the sites are gone through one by one, all T steps at once. To the rule a site is then ONE
 step of a neuron with T*K levels, threshold T*theta, current x[0] + ... + x[T-1] and mean activation T*mean(a). What it
@@ -15,15 +16,17 @@ steps; ``paper`` moves b[0] by what the published step moves all T rows by, -alp
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 import onnx
 
-from ftbc_onnx.graph.builder import GraphBuilder
+from ftbc_onnx.graph.builder import GraphBuilder, LoopBody
+from ftbc_onnx.graph.emit.carried import CarriedStep
 from ftbc_onnx.graph.emit.step import StepEmitter
 from ftbc_onnx.graph.emit.unrolled import Population, emit_populations, split_biases
+from ftbc_onnx.graph.observe import mean_spikes_name
 from ftbc_onnx.graph.sites import Network
 from ftbc_onnx.neurons import Neuron
 from ftbc_onnx.plan import SpikingPlan, SpikingSite
@@ -38,8 +41,12 @@ class Firing(Protocol):
         """The lowest spike, in units of the probe's threshold."""
         ...
 
-    def emit_fire(self, sink: Sink, drive: str, state: tuple[str, ...], unit: str, bias: str) -> str:
-        """Spikes that the drive gives with this bias."""
+    def emit_events(self, sink: Sink, held: tuple[str, ...], unit: str, bias: str) -> str:
+        """Events with this bias, in units."""
+        ...
+
+    def emit_base(self, held: tuple[str, ...]) -> str | None:
+        """What travels on besides the events."""
         ...
 
 
@@ -47,31 +54,39 @@ class Firing(Protocol):
 class Probe:
     """What a rule may use at one site and step. All tensors are per channel, [1, C, 1, 1] say.
 
+    `_held` is what `Neuron.emit_hold` made of the neurons at this step.
+
     Attributes:
-        t: the step, from 0.
+        steps: the number of steps up to this one, t + 1; [].
         activation: mean activation of the ANN over everything but the channel axis.
-        sent: sum over the steps before t of the mean spikes; None at t = 0.
+        sent: sum over the steps before t of the mean spikes.
         threshold: theta.
         bias: the old bias b[t].
         neuron: the site's neuron.
     """
 
     sink: Sink
-    t: int
+    steps: str
     activation: str
-    sent: str | None
+    sent: str
     threshold: str
     bias: str
     neuron: Firing
     _site: SpikingSite
-    _drive: str
-    _state: tuple[str, ...]
+    _held: tuple[str, ...]
     _unit: str
+    _base: str | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        base = self.neuron.emit_base(self._held)
+        mean = None if base is None else self.sink.mean(base, self._site.mean_axes)
+        object.__setattr__(self, "_base", mean)
 
     def mean_spikes(self, bias: str) -> str:
         """Mean spikes at this step if the bias were `bias`; the membrane is left alone."""
-        spikes = self.neuron.emit_fire(self.sink, self._drive, self._state, self._unit, bias)
-        return self.sink.mean(spikes, self._site.mean_axes)
+        events = self.neuron.emit_events(self.sink, self._held, self._unit, bias)
+        mean = self.sink.op("Mul", self.sink.mean(events, self._site.mean_axes), self._unit)
+        return mean if self._base is None else self.sink.op("Add", mean, self._base)
 
 
 class Rule(Protocol):
@@ -84,42 +99,65 @@ class Rule(Protocol):
         ...
 
 
-@dataclass
-class Calibrated:
-    """The neurons of one site on their way through the steps, their biases found as they go."""
+@dataclass(frozen=True)
+class Fired:
+    """What a site made of a step: its spikes; the new bias and the mean spikes, per channel; their sum so far."""
 
+    spikes: str
+    bias: str
+    mean: str
+    total: str
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """The neurons of one site at one step of a loop, their bias found on the way.
+
+    Attributes:
+        name: what its tensors and its state are called.
+        activation: mean activation of the ANN, per channel.
+        threshold: theta.
+        unit: lambda.
+        start: the state before the first step.
+        old: the old bias of this step.
+    """
+
+    step: CarriedStep
     builder: GraphBuilder
     site: SpikingSite
     neuron: Neuron
     rule: Rule
+    name: str
     activation: str
     threshold: str
     unit: str
-    state: tuple[str, ...]
-    old: list[str]
-    sent: str | None = None
+    start: tuple[str, ...]
+    old: str
 
-    def fire(self, t: int, current: str) -> tuple[str, str]:
-        """Step t: (spikes, the new bias)."""
-        drive = self.neuron.emit_drive(self.builder, current, self.state)
-        probe = Probe(
-            self.builder,
-            t,
-            self.activation,
-            self.sent,
-            self.threshold,
-            self.old[t],
-            self.neuron,
-            self.site,
-            drive,
-            self.state,
-            self.unit,
-        )
-        bias = self.rule.emit(probe)
-        spikes, self.state = self.neuron.emit_step(self.builder, current, self.state, self.unit, bias)
-        mean = self.builder.mean(spikes, self.site.mean_axes, out="mean_spikes")
-        self.sent = mean if self.sent is None else self.builder.op("Add", self.sent, mean, out="sent_mean")
-        return spikes, bias
+    def fire(self, current: str) -> Fired:
+        """One step; the state moves on."""
+        state = self.step.carry_state(self.name, self.start)
+        sent = self.step.carry(f"{self.name}/sent_mean")
+        with self.builder.scope(f"{self.name}/step"):
+            held = self.neuron.emit_hold(self.builder, current, state, self.unit)
+            probe = Probe(
+                self.builder,
+                self.step.steps(onnx.TensorProto.FLOAT),
+                self.activation,
+                sent,
+                self.threshold,
+                self.old,
+                self.neuron,
+                self.site,
+                held,
+                self.unit,
+            )
+            bias = self.rule.emit(probe)
+            spikes, after = self.neuron.emit_step(self.builder, current, state, self.unit, bias)
+            mean = self.builder.mean(spikes, self.site.mean_axes, out="mean_spikes")
+            total = self.builder.op("Add", sent, mean, out="sent_mean")
+        self.step.pass_on((*state, sent), (*after, total))
+        return Fired(spikes, bias, mean, total)
 
 
 @dataclass
@@ -142,11 +180,12 @@ class Layers:
             threshold = builder.op("Mul", start.threshold, steps, out="total_threshold")
             old = layer.emit_total(builder, self.old[site.name], "bias_total")
             drive = layer.emit_total(builder, currents)
+            one, zero = builder.constant(1.0), builder.constant(0.0)
             bias = self.rule.emit(
-                Probe(builder, 0, activation, None, threshold, old, layer, site, drive, start.state, start.unit)
+                Probe(builder, one, activation, zero, threshold, old, layer, site, (drive,), start.unit)
             )
-            zero = builder.constant(np.zeros(site.channel_shape, np.float32))
-            self.new[site.name] += [bias, *[zero] * (self.plan.steps - 1)]
+            none = builder.constant(np.zeros(site.channel_shape, np.float32))
+            self.new[site.name] += [bias, *[none] * (self.plan.steps - 1)]
             count = layer.emit_count(builder, builder.op("Add", drive, bias), start.unit)
             return layer.emit_spread(builder, count, start.unit)
 
@@ -164,51 +203,83 @@ def new_bias_name(site: str) -> str:
 def emit_calibration(network: Network, plan: SpikingPlan, rule: Rule) -> onnx.ModelProto:
     """The calibration graph of a plan (its biases are not used: they are inputs).
 
-    Inputs: the ANN's own, and ``SITE/bias_in`` [T, C] per site. Outputs: ``SITE/bias_out`` [T, C] per site.
+    Inputs: the ANN's own, and ``SITE/bias_in`` [T, C] per site. Outputs: ``SITE/bias_out`` [T, C] per site, and of an
+    asynchronous plan the mean spikes with these biases, ``SITE/mean_spikes`` [T, C].
     """
     builder = GraphBuilder(network.view.opset)
     builder.reserve(value.name for value in network.view.inputs)
-    populations = emit_populations(builder, plan)
-    inputs = list(network.view.inputs)
-    old: dict[str, list[str]] = {}
-    for site in plan.sites:
-        name = old_bias_name(site.name)
-        builder.reserve([name])
-        inputs.append(_table(name, plan.steps, site))
-        old[site.name] = split_biases(builder, site, name, plan.steps, label="b_old")
-    new: dict[str, list[str]] = {site.name: [] for site in plan.sites}
-    running: dict[str, Calibrated] = {}
+    tables = {site.name: _table(old_bias_name(site.name), plan.steps, site) for site in plan.sites}
+    builder.reserve(value.name for value in tables.values())
+    emit = _emit_layers if plan.synchronous else _emit_loop
+    outputs = emit(builder, network, plan, rule)
+    inputs = [*network.view.inputs, *tables.values()]
+    return builder.to_model("calibration", inputs, outputs, network.view.model.opset_import)
 
-    def fire(site: SpikingSite, t: int, current: str) -> str:
-        if site.name not in running:
-            activation = builder.mean(site.spikes, site.mean_axes, out=f"{site.name}/activation")
+
+def _emit_loop(builder: GraphBuilder, network: Network, plan: SpikingPlan, rule: Rule) -> list[onnx.ValueInfoProto]:
+    """Asynchronous firing: one turn of a Loop is one step of all sites. Returns the outputs."""
+    emit_ann(builder, network)
+    populations = emit_populations(builder, plan)
+    means = {site.name: builder.mean(site.spikes, site.mean_axes, out=f"{site.name}/activation") for site in plan.sites}
+    rows = {site.name: (plan.steps, *site.channel_shape[1:]) for site in plan.sites}
+    old = {name: builder.reshape(old_bias_name(name), shape, out=f"{name}/b_old") for name, shape in rows.items()}
+    made: dict[str, Fired] = {}
+
+    def write(body: LoopBody) -> None:
+        step = CarriedStep(builder, network, body)
+
+        def fire(site: SpikingSite, _t: int, current: str) -> str:
             start = populations[site.name]
-            running[site.name] = Calibrated(
+            calibrated = Calibrated(
+                step,
                 builder,
                 site,
                 plan.neuron_of(site),
                 rule,
-                activation,
+                site.name,
+                means[site.name],
                 start.threshold,
                 start.unit,
                 start.state,
-                old[site.name],
+                step.row(old[site.name]),
             )
-        with builder.scope(f"{site.name}/t{t}"):
-            spikes, bias = running[site.name].fire(t, current)
-        new[site.name].append(bias)
-        return spikes
+            fired = calibrated.fire(current)
+            made[site.name] = fired
+            body.collect(fired.bias)
+            body.collect(fired.mean)
+            return fired.spikes
 
+        step.step(0, fire)
+
+    _, collected = builder.loop(plan.steps, write)
+    outputs = []
+    for site in plan.sites:
+        fired, shape = made[site.name], (plan.steps, site.channels)
+        for inside, name in ((fired.bias, new_bias_name(site.name)), (fired.mean, mean_spikes_name(site.name))):
+            builder.reshape(collected[inside], shape, out=name)
+            outputs.append(_table(name, plan.steps, site))
+    return outputs
+
+
+def _emit_layers(builder: GraphBuilder, network: Network, plan: SpikingPlan, rule: Rule) -> list[onnx.ValueInfoProto]:
+    """Layer-synchronous firing: site after site, all steps of each. Returns the outputs."""
+    emit_ann(builder, network)
+    populations = emit_populations(builder, plan)
+    old = {
+        site.name: split_biases(builder, site, old_bias_name(site.name), plan.steps, label="b_old")
+        for site in plan.sites
+    }
+    new: dict[str, list[str]] = {site.name: [] for site in plan.sites}
+    emitter = StepEmitter(builder, network)
+    emitter.all_steps(plan.steps, Layers(builder, plan, rule, populations, old, new).fire)
+    return [_collect(builder, site, new[site.name], plan.steps) for site in plan.sites]
+
+
+def emit_ann(builder: GraphBuilder, network: Network) -> None:
+    """The ANN as it is, for what runs beside it."""
     emitter = StepEmitter(builder, network)
     emitter.keep_static()
     emitter.keep_ann()
-    if plan.synchronous:
-        emitter.all_steps(plan.steps, Layers(builder, plan, rule, populations, old, new).fire)
-    else:
-        for t in range(plan.steps):
-            emitter.step(t, fire)
-    outputs = [_collect(builder, site, new[site.name], plan.steps) for site in plan.sites]
-    return builder.to_model("calibration", inputs, outputs, network.view.model.opset_import)
 
 
 def _collect(builder: GraphBuilder, site: SpikingSite, rows: list[str], steps: int) -> onnx.ValueInfoProto:

@@ -1,28 +1,27 @@
-"""The search graph: every site tries candidates on the currents that really reach it, and keeps the best.
+"""The search graph: every site tries candidates on the currents that really reach it.
 
 A quantiser's error says what a threshold costs if the current is the same at every step. It is not: upstream spikes
-come when they come. And a bias found on some samples need not hold on others. So the sites are gone through one after
-another, all T steps of a site at once, with every site upstream on what it chose. Candidate j, thresholds theta_j [C]
-with biases b_j [T, C] (given, or found by a rule on the way), runs the T steps, and its error is compared:
+come when they come. And a bias found on some samples need not hold on others. So at every site J populations of neurons
+run side by side on the same currents, with thresholds theta_j [C] and biases b_j [T, C] (given, or found by a rule on
+the way). The spikes of the first one travel on. The errors that are compared:
 
 1. ``squares``: mean over everything of ((1/T) * sum over t of s[t] - a)^2
 2. ``gaps``: mean over steps t and channels of (mean of s up to t - mean of a)^2
 
-The first candidate with the least error stays, and the site fires again with it for the sites behind. ANN, SNN, rule
-and choice are one graph; J numbers per site leave the runtime.
+ANN, SNN, rule and errors are one graph, the steps are the turns of one Loop; J numbers per site leave the runtime.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import onnx
 
-from ftbc_onnx.graph.builder import GraphBuilder
-from ftbc_onnx.graph.emit.calibration import Calibrated, Rule
-from ftbc_onnx.graph.emit.step import StepEmitter
+from ftbc_onnx.graph.builder import GraphBuilder, LoopBody
+from ftbc_onnx.graph.emit.calibration import Calibrated, Rule, emit_ann
+from ftbc_onnx.graph.emit.carried import CarriedStep
 from ftbc_onnx.graph.sites import Network
 from ftbc_onnx.plan import SpikingPlan, SpikingSite
 
@@ -57,7 +56,7 @@ def emit_search(
     Args:
         network: the normalised ANN.
         plan: the plan.
-        candidates: what to try per site; a site with one keeps it.
+        candidates: what to try per site; a site with one has nothing to try, and fires it.
         rule: finds the biases of candidates that have none.
         error: ``squares`` or ``gaps``.
 
@@ -65,94 +64,116 @@ def emit_search(
     """
     builder = GraphBuilder(network.view.opset)
     builder.reserve(value.name for value in network.view.inputs)
-    outputs: list[onnx.ValueInfoProto] = []
+    emit_ann(builder, network)
+    trials = {
+        site.name: [
+            _Trial(builder, plan, site, rule, error, f"{site.name}/candidate{j}", candidate)
+            for j, candidate in enumerate(candidates[site.name])
+        ]
+        for site in plan.sites
+    }
+    order: list[str] = []
 
-    def fire(site: SpikingSite, currents: list[str]) -> list[str]:
-        trial = _Trial(builder, plan, site, rule, builder.mean(site.spikes, site.mean_axes), currents)
-        tried = candidates[site.name]
+    def write(body: LoopBody) -> None:
+        step = CarriedStep(builder, network, body)
+
+        def fire(site: SpikingSite, _t: int, current: str) -> str:
+            first, *_ = [trial.step(step, current) for trial in trials[site.name]]
+            return first
+
+        step.step(0, fire)
+        order.extend(carried.inside for carried in body.carried)
+
+    last, _ = builder.loop(plan.steps, write)
+    final = dict(zip(order, last, strict=True))
+    outputs = []
+    for site in plan.sites:
+        tried = trials[site.name]
         if len(tried) == 1:
-            with builder.scope(f"{site.name}/chosen"):
-                return trial.run(*trial.numbers(tried[0]))[0]
-        errors: list[str] = []
-        best: list[str] = []  # its error, theta, and b[0] to b[T-1]
-        for j, candidate in enumerate(tried):
-            with builder.scope(f"{site.name}/candidate{j}"):
-                theta, given = trial.numbers(candidate)
-                spikes, biases = trial.run(theta, given)
-                errors.append(trial.squares(spikes) if error == "squares" else trial.gaps(spikes))
-                best = _better(builder, [errors[-1], theta, *biases], best)
-        name = builder.op("Concat", *errors, out=errors_name(site.name), axis=0)
-        outputs.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [len(errors)]))
-        with builder.scope(f"{site.name}/chosen"):
-            return trial.run(best[1], best[2:])[0]
-
-    emitter = StepEmitter(builder, network)
-    emitter.keep_static()
-    emitter.keep_ann()
-    emitter.all_steps(plan.steps, fire)
+            continue
+        name = builder.op("Concat", *(trial.result(final) for trial in tried), out=errors_name(site.name), axis=0)
+        outputs.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [len(tried)]))
     return builder.to_model("search", network.view.inputs, outputs, network.view.model.opset_import)
 
 
-def _better(builder: GraphBuilder, new: list[str], best: list[str]) -> list[str]:
-    if not best:
-        return new
-    better = builder.op("Less", new[0], best[0])
-    return [builder.op("Where", better, mine, theirs) for mine, theirs in zip(new, best, strict=True)]
-
-
-@dataclass(frozen=True)
+@dataclass
 class _Trial:
-    """All steps of one site."""
+    """One candidate of a site: its numbers outside the loop, its neurons in it."""
 
     builder: GraphBuilder
     plan: SpikingPlan
     site: SpikingSite
     rule: Rule | None
-    activation: str
-    currents: list[str]
+    error: str
+    name: str
+    candidate: Candidate
+    total: str = field(init=False, default="")
+    """What is carried of the error: the sum of the spikes, or of the squared gaps."""
 
-    def numbers(self, candidate: Candidate) -> tuple[str, list[str] | None]:
-        """Theta and the rows of b as constants that broadcast."""
+    def __post_init__(self) -> None:
+        builder, site = self.builder, self.site
+        self.neuron = self.plan.neuron_of(site)
+        shape, rows = site.channel_shape, (self.plan.steps, *site.channel_shape[1:])
+        given = self.candidate.bias
+        table = np.zeros((self.plan.steps, site.channels)) if given is None else given
+        with builder.scope(self.name):
+            self.theta = builder.constant(np.asarray(self.candidate.threshold, np.float32).reshape(shape))
+            self.unit = self.neuron.emit_unit(builder, self.theta)
+            self.start = self.neuron.emit_initial_state(builder, self.unit)
+            self.biases = builder.constant(np.asarray(table, np.float32).reshape(rows))
+            self.activation = builder.mean(site.spikes, site.mean_axes)
 
-        def shaped(values: np.ndarray) -> str:
-            return self.builder.constant(np.asarray(values, np.float32).reshape(self.site.channel_shape))
-
-        given = candidate.bias
-        return shaped(candidate.threshold), None if given is None else [shaped(row) for row in given]
-
-    def run(self, theta: str, given: Sequence[str] | None) -> tuple[list[str], list[str]]:
-        """(Spikes, biases) of all steps, with the biases given or those that the rule finds."""
-        neuron = self.plan.neuron_of(self.site)
-        unit = neuron.emit_unit(self.builder, theta)
-        state = neuron.emit_initial_state(self.builder, unit)
-        spikes: list[str] = []
-        if given is not None:
-            for current, bias in zip(self.currents, given, strict=True):
-                fired, state = neuron.emit_step(self.builder, current, state, unit, bias)
-                spikes.append(fired)
-            return spikes, list(given)
-        assert self.rule is not None
-        zero = self.builder.op("Mul", theta, self.builder.constant(0.0))
-        old = [zero] * self.plan.steps
-        running = Calibrated(self.builder, self.site, neuron, self.rule, self.activation, theta, unit, state, old)
-        fired_with = [running.fire(t, current) for t, current in enumerate(self.currents)]
-        return [fired for fired, _ in fired_with], [bias for _, bias in fired_with]
-
-    def squares(self, spikes: list[str]) -> str:
-        """Case 1, [1]."""
-        total = self.builder.op("Sum", *spikes)
-        mean = self.builder.op("Div", total, self.builder.constant(float(self.plan.steps)))
-        gap = self.builder.op("Sub", mean, self.site.spikes)
-        return self.builder.mean(self.builder.op("Mul", gap, gap), None)
-
-    def gaps(self, spikes: list[str]) -> str:
-        """Case 2, [1]."""
-        total, errors = "", []
-        for t, fired in enumerate(spikes):
-            mean = self.builder.mean(fired, self.site.mean_axes)
-            total = self.builder.op("Add", total, mean) if t else mean
-            gap = self.builder.op(
-                "Sub", self.builder.op("Div", total, self.builder.constant(float(t + 1))), self.activation
+    def step(self, step: CarriedStep, current: str) -> str:
+        """One turn: spikes, and the error so far."""
+        builder = self.builder
+        bias = step.row(self.biases)
+        if self.candidate.bias is None:
+            assert self.rule is not None
+            calibrated = Calibrated(
+                step,
+                builder,
+                self.site,
+                self.neuron,
+                self.rule,
+                self.name,
+                self.activation,
+                self.theta,
+                self.unit,
+                self.start,
+                bias,
             )
-            errors.append(self.builder.mean(self.builder.op("Mul", gap, gap), None))
-        return self.builder.op("Sum", *errors)
+            fired = calibrated.fire(current)
+            spikes, sent = fired.spikes, fired.total
+        else:
+            before = step.carry_state(self.name, self.start)
+            with builder.scope(f"{self.name}/step"):
+                spikes, after = self.neuron.emit_step(builder, current, before, self.unit, bias)
+            step.pass_on(before, after)
+            sent = ""
+        with builder.scope(f"{self.name}/error"):
+            if self.error == "squares":
+                more = spikes
+            else:
+                mean = builder.op("Div", sent or self._sent(step, spikes), step.steps(onnx.TensorProto.FLOAT))
+                gap = builder.op("Sub", mean, self.activation)
+                more = builder.mean(builder.op("Mul", gap, gap), None)
+            self.total = step.carry(f"{self.name}/total")
+            step.pass_on((self.total,), (builder.op("Add", self.total, more),))
+        return spikes
+
+    def _sent(self, step: CarriedStep, spikes: str) -> str:
+        """The sum of the mean spikes so far."""
+        sent = step.carry(f"{self.name}/sent_mean")
+        total = self.builder.op("Add", sent, self.builder.mean(spikes, self.site.mean_axes))
+        step.pass_on((sent,), (total,))
+        return total
+
+    def result(self, final: Mapping[str, str]) -> str:
+        """The error, [1]."""
+        builder = self.builder
+        with builder.scope(self.name):
+            mean = builder.op("Div", final[self.total], builder.constant(float(self.plan.steps)))
+            if self.error == "gaps":
+                return mean
+            gap = builder.op("Sub", mean, self.site.spikes)
+            return builder.mean(builder.op("Mul", gap, gap), None)

@@ -32,7 +32,11 @@ FireAll = Callable[[SpikingSite, list[str]], list[str]]
 
 
 class StepEmitter:
-    """Writes the temporal nodes of a network into a graph, one time step after another or one node after another."""
+    """Writes the temporal nodes of a network into a graph, one time step after another or one node after another.
+
+    What a step needs to know of its place in time is asked of `_at`, `_is_first`, `_count`, `_sum_before` and
+    `_total_before`: `ftbc_onnx.graph.emit.carried` answers them for a step that stands for all of them.
+    """
 
     def __init__(self, builder: GraphBuilder, network: Network) -> None:
         self._builder = builder
@@ -93,9 +97,9 @@ class StepEmitter:
             return self._fixed.get(tensor, tensor)
         if (tensor, t) not in self._means:
             total = self.sum(tensor, t)
-            with self._builder.scope(f"{tensor}/t{t}"):
+            with self._builder.scope(f"{tensor}/{self._at(t)}"):
                 self._means[tensor, t] = (
-                    total if t == 0 else self._builder.op("Div", total, self._number(t + 1, tensor), out="mean")
+                    total if self._is_first(t) else self._builder.op("Div", total, self._count(t, tensor), out="mean")
                 )
         return self._means[tensor, t]
 
@@ -103,29 +107,51 @@ class StepEmitter:
         """Name of the sum of a tensor's currents up to step t."""
         if (tensor, t) not in self._sums:
             total = self._currents[tensor, t]
-            if t > 0:
-                before = self.sum(tensor, t - 1)
-                with self._builder.scope(f"{tensor}/t{t}"):
+            if not self._is_first(t):
+                before = self._sum_before(tensor, t)
+                with self._builder.scope(f"{tensor}/{self._at(t)}"):
                     total = self._builder.op("Add", before, total, out="sum")
             self._sums[tensor, t] = total
         return self._sums[tensor, t]
 
     def _difference(self, tensor: str, t: int) -> str:
-        if t == 0:
-            return self._means[tensor, 0]
-        before, total = self._total(tensor, t - 1), self._total(tensor, t)
-        with self._builder.scope(f"{tensor}/t{t}"):
+        if self._is_first(t):
+            return self._means[tensor, t]
+        before, total = self._total_before(tensor, t), self._total(tensor, t)
+        with self._builder.scope(f"{tensor}/{self._at(t)}"):
             return self._builder.op("Sub", total, before, out="current")
 
     def _total(self, tensor: str, t: int) -> str:
         """The sum up to step t of a tensor that is made as means."""
         mean = self._means[tensor, t]
-        if t == 0:
+        if self._is_first(t):
             return mean
         if (tensor, t) not in self._totals:
-            with self._builder.scope(f"{tensor}/t{t}"):
-                self._totals[tensor, t] = self._builder.op("Mul", mean, self._number(t + 1, tensor), out="total")
+            with self._builder.scope(f"{tensor}/{self._at(t)}"):
+                self._totals[tensor, t] = self._builder.op("Mul", mean, self._count(t, tensor), out="total")
         return self._totals[tensor, t]
+
+    def _at(self, t: int) -> str:
+        """Step t in names."""
+        return f"t{t}"
+
+    def _is_first(self, t: int) -> bool:
+        """Whether nothing comes before step t."""
+        return t == 0
+
+    def _count(self, t: int, like: str) -> str:
+        """The number of steps up to step t, of the type of a tensor (float32 where it is not known)."""
+        kind = onnx.helper.tensor_dtype_to_np_dtype(self._kind(like))
+        return self._builder.constant(np.array(t + 1, dtype=kind))
+
+    def _sum_before(self, tensor: str, t: int) -> str:
+        return self.sum(tensor, t - 1)
+
+    def _total_before(self, tensor: str, t: int) -> str:
+        return self._total(tensor, t - 1)
+
+    def _kind(self, tensor: str) -> int:
+        return self._network.view.elem_type(tensor) or onnx.TensorProto.FLOAT
 
     def _sites_of(self, node: onnx.NodeProto) -> list[SpikingSite]:
         return [self._owner[output] for output in node.output if output in self._owner]
@@ -141,7 +167,7 @@ class StepEmitter:
         in_mean = outputs[0] in self._network.mean_form
         read = self.mean if in_mean else self.current
         rename = {name: read(name, t) for name in node_inputs(node)}
-        made = self._builder.copy(node, rename, f"/t{t}")
+        made = self._builder.copy(node, rename, f"/{self._at(t)}")
         (self._means if in_mean else self._currents).update({(old, t): new for old, new in made.items()})
 
     def _fix(self, node: onnx.NodeProto) -> None:
@@ -154,11 +180,6 @@ class StepEmitter:
         clone.CopyFrom(node)
         _rename_captured(clone, rename)
         self._fixed.update(self._builder.copy(clone, rename, "/fixed"))
-
-    def _number(self, value: int, like: str) -> str:
-        """A constant of the type of a tensor (float32 where it is not known)."""
-        kind = self._network.view.elem_type(like) or onnx.TensorProto.FLOAT
-        return self._builder.constant(np.array(value, dtype=onnx.helper.tensor_dtype_to_np_dtype(kind)))
 
 
 def _rename_captured(node: onnx.NodeProto, rename: Mapping[str, str]) -> None:

@@ -169,12 +169,15 @@ def emit_means(builder: GraphBuilder, readout: Readout, steps: Iterable[int], el
     return means
 
 
-def check_readout(network: Network, window: Window) -> None:
-    """Refuse a delayed mean of what is no float.
+def check_convertible(network: Network, window: Window) -> None:
+    """Refuse what cannot be emitted in any form.
 
     Raises:
-        ModelError: an output that depends on spikes is a class number or a truth value, say.
+        ModelError: the network has refusals; or a delayed mean is wanted of an output that depends on spikes and is no
+            float: a class number or a truth value, say.
     """
+    if network.refusals:
+        raise ModelError("cannot be converted: " + "; ".join(map(str, network.refusals)))
     for name in network.view.output_names:
         kind = network.view.elem_type(name)
         if window.start and name in network.temporal and kind not in _FLOATS:
@@ -194,9 +197,7 @@ def emit_unrolled(network: Network, plan: SpikingPlan) -> Emitted:
     Raises:
         ModelError: the network has refusals, or tensors named as the emitted ones are, or no such readout.
     """
-    if network.refusals:
-        raise ModelError("cannot be converted: " + "; ".join(map(str, network.refusals)))
-    check_readout(network, plan.readout)
+    check_convertible(network, plan.readout)
     builder = GraphBuilder(network.view.opset)
     builder.reserve(value.name for value in network.view.inputs)
     populations = emit_populations(builder, plan)
