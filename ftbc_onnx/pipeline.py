@@ -20,12 +20,13 @@ from ftbc_onnx.data import DataSource, open_data, random_source
 from ftbc_onnx.errors import ConfigError, DataError, ModelError
 from ftbc_onnx.evaluate import AnnRun, check_early_exit, evaluate, run_ann
 from ftbc_onnx.graph.classes import NodeClass
+from ftbc_onnx.graph.emit import emit_quick
 from ftbc_onnx.graph.emit.unrolled import Emitted, check_convertible, emit_unrolled
 from ftbc_onnx.graph.files import SourceModel, input_specs, load, save
 from ftbc_onnx.graph.free_batch import free_batch
 from ftbc_onnx.graph.normalise import normalise
 from ftbc_onnx.graph.observe import expose_running_means
-from ftbc_onnx.graph.provenance import replace_biases, stamp
+from ftbc_onnx.graph.provenance import stamp
 from ftbc_onnx.graph.scope import Scope
 from ftbc_onnx.graph.sites import Network, find_network
 from ftbc_onnx.graph.view import GraphView
@@ -278,10 +279,10 @@ def _evaluate(
         return None, None
     batching = choose_batching(job.config.batch_size, job.network.static_batch, data, samples, "evaluation")
 
-    def judge(stage: str, judged: SpikingPlan) -> EvaluationResult:
+    def judge(stage: str, emission: Emitted, judged: SpikingPlan) -> EvaluationResult:
         return evaluate(
-            replace_biases(emitted.model, judged),
-            emitted.readouts,
+            emission.model,
+            emission.readouts,
             judged,
             data,
             batching,
@@ -294,7 +295,8 @@ def _evaluate(
             progress=lambda done: job.progress(stage, done, samples),
         )
 
-    evaluation = judge("evaluation", plan)
+    evaluation = judge("evaluation", emitted, plan)
     if not any(bias.any() for bias in plan.biases.values()):
         return evaluation, evaluation
-    return evaluation, judge("evaluation without bias", plan.without_biases())
+    none = plan.without_biases()
+    return evaluation, judge("evaluation without bias", emit_quick(job.network, none), none)

@@ -160,7 +160,7 @@ class _Planner:
             batching = choose_batching(job.config.batch_size, static, source, None, "evaluation")
             output = next(name for name in job.network.view.output_names if name in job.network.temporal)
             ann = run_ann(job.source.model, job.network, output, source, batching, device=job.device, label_offset=None)
-            self._judge = Judge(job.network, output, ann, source, batching, job.device, job.config.budget == "spikes")
+            self._judge = Judge(job.network, ann, source, batching, job.device, job.config.budget == "spikes")
         return self._judge
 
     def _plan(self, spec: NeuronSpec, method: str | None = None, levels: float = 1.0) -> SpikingPlan:

@@ -16,9 +16,8 @@ import numpy as np
 from ftbc_onnx.batching import Batching
 from ftbc_onnx.data import DataSource
 from ftbc_onnx.evaluate import AnnRun, evaluate
-from ftbc_onnx.graph.emit.loop import emit_loop
+from ftbc_onnx.graph.emit import emit_quick
 from ftbc_onnx.graph.emit.search import Candidate, emit_search, errors_name
-from ftbc_onnx.graph.emit.unrolled import emit_unrolled
 from ftbc_onnx.graph.sites import Network
 from ftbc_onnx.neurons import NeuronSpec
 from ftbc_onnx.plan import SpikingPlan
@@ -133,7 +132,6 @@ class Judge:
     """Emitted networks on the samples held back."""
 
     network: Network
-    output: str
     ann: AnnRun
     source: DataSource
     batching: Batching
@@ -141,11 +139,8 @@ class Judge:
     counting: bool = False
 
     def __call__(self, what: str, plan: SpikingPlan) -> Trial:
-        """Judge a plan, in the loop form where it can be: it is open at once."""
-        if self.counting or plan.synchronous:
-            emitted = emit_unrolled(self.network, plan)
-        else:
-            emitted = emit_loop(self.network, plan, self.output)
+        """Judge a plan."""
+        emitted = emit_quick(self.network, plan)
         result = evaluate(
             emitted.model,
             emitted.readouts,

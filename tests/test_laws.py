@@ -164,7 +164,8 @@ def test_calibration_fires_as_the_emitted_model_does(case: Case) -> None:
 def test_the_loop_form_is_the_unrolled_form_bit_for_bit(case: Case) -> None:
     emitted = emit_unrolled(case.network, case.plan)
     unrolled = run(observe_snn(expose_running_means(emitted.model, emitted.readouts), case.plan), case.feeds, False)
-    loop = run(emit_loop(case.network, case.plan, "y").model, case.feeds, optimise=False)
+    emitted = emit_loop(case.network, case.plan)
+    loop = run(observe_snn(expose_running_means(emitted.model, emitted.readouts), case.plan), case.feeds, False)
     assert set(loop) == set(unrolled)
     for name, value in unrolled.items():
         np.testing.assert_array_equal(loop[name], value)

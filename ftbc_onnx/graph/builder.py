@@ -175,8 +175,10 @@ class GraphBuilder:
 
         return self.loop(count, write)[0]
 
-    def loop(self, count: int, write: Callable[[LoopBody], None]) -> tuple[list[str], dict[str, str]]:
-        """A Loop of `count` turns; what `write` writes may read any tensor around it.
+    def loop(
+        self, count: int, write: Callable[[LoopBody], None], name: str | None = None
+    ) -> tuple[list[str], dict[str, str]]:
+        """A Loop of `count` turns, by name; what `write` writes may read any tensor around it.
 
         Returns:
             What was carried, after the last turn, in the order in which it was declared; and what was collected, one
@@ -207,6 +209,8 @@ class GraphBuilder:
         trips = [self.constant(np.array(count, np.int64)), self.constant(np.array(True))]
         names = [f"{c.inside}/last" for c in body.carried] + [f"{name}/rows" for name in body.collected]
         made = self.ops("Loop", [*trips, *(c.start for c in body.carried)], names, body=graph)
+        if name is not None:
+            self._nodes[-1].name = name
         kept = len(body.carried)
         return made[:kept], dict(zip(body.collected, made[kept:], strict=True))
 
@@ -215,6 +219,16 @@ class GraphBuilder:
         return self.op("Identity", name)
 
     # the result
+
+    @property
+    def initializers(self) -> list[onnx.TensorProto]:
+        """What was added so far."""
+        return list(self._initializers.values())
+
+    def take_nodes(self) -> list[onnx.NodeProto]:
+        """The nodes written so far, which are then the caller's to place."""
+        taken, self._nodes = self._nodes, []
+        return taken
 
     def to_model(
         self,

@@ -14,6 +14,7 @@ import onnx
 
 from ftbc_onnx.graph.builder import GraphBuilder
 from ftbc_onnx.graph.emit.unrolled import events_name
+from ftbc_onnx.graph.recorder import Recorder, Step, at
 from ftbc_onnx.plan import SpikingPlan, SpikingSite
 
 
@@ -57,24 +58,32 @@ def emit_popcount(builder: GraphBuilder, k: str, most: int) -> str:
 
 def count_events(model: onnx.ModelProto, plan: SpikingPlan) -> onnx.ModelProto:
     """A copy of an emitted model that also gives events, binary spikes and neurons of every site."""
-    builder = GraphBuilder.on(model)
-    outputs = []
-    batch = emit_batch(builder, model) if plan.sites else ""
+    recorder = Recorder(model, plan.steps)
+    builder = recorder.builder
+    if not plan.sites:
+        return model
+    batch = emit_batch(builder, model)
     for site in plan.sites:
-        events, binary = [], []
-        for t in range(plan.steps):
-            q = events_name(plan, site, t)
-            with builder.scope(f"{site.name}/t{t}/count"):
-                events.append(builder.mean(emit_nonzero(builder, q), None))
-                units = _units(builder, plan, site, q)
-                binary.append(events[-1] if units is None else builder.mean(units, None))
-        for name, rows in ((events_count_name, events), (binary_count_name, binary)):
-            builder.op("Concat", *rows, out=name(site.name), axis=0)
-            outputs.append(onnx.helper.make_tensor_value_info(name(site.name), onnx.TensorProto.FLOAT, [plan.steps]))
-        size = builder.op("Cast", builder.op("Size", events_name(plan, site, 0)), to=onnx.TensorProto.DOUBLE)
-        builder.op("Div", size, batch, out=neurons_name(site.name))
-        outputs.append(onnx.helper.make_tensor_value_info(neurons_name(site.name), onnx.TensorProto.DOUBLE, [1]))
-    return builder.extend(model, outputs)
+        counted: dict[Step, str] = {}
+
+        def events(step: Step, site: SpikingSite = site, counted: dict[Step, str] = counted) -> str:
+            with builder.scope(f"{site.name}/{at(step)}/count"):
+                counted[step] = builder.mean(emit_nonzero(builder, events_name(plan, site, step)), None)
+            return counted[step]
+
+        def binary(step: Step, site: SpikingSite = site, counted: dict[Step, str] = counted) -> str:
+            with builder.scope(f"{site.name}/{at(step)}/count"):
+                units = _units(builder, plan, site, events_name(plan, site, step))
+                return counted[step] if units is None else builder.mean(units, None)
+
+        def neurons(step: Step, site: SpikingSite = site) -> str:
+            size = builder.op("Cast", builder.op("Size", events_name(plan, site, step)), to=onnx.TensorProto.DOUBLE)
+            return builder.reshape(builder.op("Div", size, batch), (1,))
+
+        recorder.per_step(events_count_name(site.name), onnx.TensorProto.FLOAT, [plan.steps], events)
+        recorder.per_step(binary_count_name(site.name), onnx.TensorProto.FLOAT, [plan.steps], binary)
+        recorder.once(neurons_name(site.name), onnx.TensorProto.DOUBLE, [1], neurons)
+    return recorder.result()
 
 
 def _units(builder: GraphBuilder, plan: SpikingPlan, site: SpikingSite, q: str) -> str | None:

@@ -10,13 +10,13 @@ Means are taken over everything but the channel axis.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-import numpy as np
 import onnx
 
 from ftbc_onnx.graph.builder import GraphBuilder
 from ftbc_onnx.graph.emit.unrolled import Readout, emit_means, spikes_name
+from ftbc_onnx.graph.recorder import Recorder, Step, at
 from ftbc_onnx.graph.view import GraphView
 from ftbc_onnx.plan import SpikingPlan, SpikingSite
 
@@ -72,39 +72,35 @@ def expose_tensors(model: onnx.ModelProto, names: Iterable[str]) -> onnx.ModelPr
 
 
 def observe_snn(model: onnx.ModelProto, plan: SpikingPlan) -> onnx.ModelProto:
-    """A copy of an emitted model that also gives the mean spikes of every site after each step (once)."""
-    builder = GraphBuilder.on(model)
-    there = {value.name for value in model.graph.output}
-    outputs = []
+    """A copy of an emitted model that also gives the mean spikes of every site after each step."""
+    recorder = Recorder(model, plan.steps)
+    builder = recorder.builder
     for site in plan.sites:
-        if mean_spikes_name(site.name) in there:
-            continue
-        rows = []
-        for t in range(plan.steps):
-            mean = builder.mean(spikes_name(site.name, t), site.mean_axes, out=f"{site.name}/t{t}/mean")
-            rows.append(builder.reshape(mean, (1, site.channels)))
-        name = builder.op("Concat", *rows, out=mean_spikes_name(site.name), axis=0)
-        outputs.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [plan.steps, site.channels]))
-    return builder.extend(model, outputs)
+
+        def write(step: Step, site: SpikingSite = site) -> str:
+            mean = builder.mean(spikes_name(site.name, step), site.mean_axes, out=f"{site.name}/{at(step)}/mean")
+            return builder.reshape(mean, (1, site.channels))
+
+        shape = [plan.steps, site.channels]
+        recorder.per_step(mean_spikes_name(site.name), onnx.TensorProto.FLOAT, shape, write)
+    return recorder.result()
 
 
-def expose_running_means(model: onnx.ModelProto, readouts: Iterable[Readout]) -> onnx.ModelProto:
-    """A copy of an emitted model that also gives the running mean of every output after each step (once).
+def expose_running_means(model: onnx.ModelProto, readouts: Sequence[Readout]) -> onnx.ModelProto:
+    """A copy of an emitted model that also gives the running mean of every output after each step.
 
     With a delayed readout: what the output would be if the run ended there (before t0 the plain mean).
     """
-    there = {value.name for value in model.graph.output}
-    readouts = [readout for readout in readouts if running_mean_name(readout.output) not in there]
-    view = GraphView(model)
-    builder = GraphBuilder.on(model)
-    outputs = []
-    axis = builder.constant(np.array([0], np.int64))
+    steps = len(readouts[0].tensors) if readouts else 0
+    recorder = Recorder(model, steps)
+    builder, view = recorder.builder, GraphView(model)
+    axis = builder.integers(0)
     for readout in readouts:
-        steps = range(len(readout.tensors))
-        means = emit_means(builder, readout, steps, view.elem_type(readout.output))
-        rows = [builder.op("Unsqueeze", mean, axis) for mean in means]
-        name = builder.op("Concat", *rows, out=running_mean_name(readout.output), axis=0)
-        shape = view.shape(readout.output)
-        dims = None if shape is None else [len(rows), *shape]
-        outputs.append(onnx.helper.make_tensor_value_info(name, view.elem_type(readout.output), dims))
-    return builder.extend(model, outputs)
+        kind, shape = view.elem_type(readout.output), view.shape(readout.output)
+        means = [] if recorder.loops else emit_means(builder, readout, range(steps), kind)
+
+        def write(step: Step, means: Sequence[str] = means, readout: Readout = readout) -> str:
+            return builder.op("Unsqueeze", readout.tensors[0] if step is None else means[step], axis)
+
+        recorder.per_step(running_mean_name(readout.output), kind, None if shape is None else [steps, *shape], write)
+    return recorder.result()

@@ -58,14 +58,3 @@ def read_plan(model: onnx.ModelProto) -> SpikingPlan:
         )
     except (KeyError, TypeError, ValueError) as error:
         raise ModelError(f"the plan in the model's metadata is incomplete ({error}): convert the ANN again") from error
-
-
-def replace_biases(model: onnx.ModelProto, plan: SpikingPlan) -> onnx.ModelProto:
-    """A copy of an emitted model with the biases of another plan for the same sites."""
-    changed = onnx.ModelProto()
-    changed.CopyFrom(model)
-    biases = {bias_name(site.name): plan.biases[site.name] for site in plan.sites}
-    for tensor in changed.graph.initializer:
-        if tensor.name in biases:
-            tensor.CopyFrom(numpy_helper.from_array(biases[tensor.name], tensor.name))
-    return changed

@@ -30,6 +30,7 @@ from ftbc_onnx.graph.builder import GraphBuilder
 from ftbc_onnx.graph.classes import NodeClass, classify
 from ftbc_onnx.graph.emit.unrolled import events_name, spikes_name
 from ftbc_onnx.graph.events import emit_batch, emit_nonzero
+from ftbc_onnx.graph.recorder import Recorder, Step, flat, steps_of
 from ftbc_onnx.graph.view import GraphView, attributes
 from ftbc_onnx.plan import SpikingPlan
 
@@ -49,18 +50,19 @@ class Synapses:
     Attributes:
         node: the node, as it stands in the emitted model.
         position: which input is the current.
-        step: t.
+        step: t; None in a loop.
     """
 
     node: onnx.NodeProto
     position: int
-    step: int
+    step: Step
 
 
 def find_synapses(model: onnx.ModelProto, plan: SpikingPlan) -> list[Synapses]:
     """The nodes of an emitted model that are counted, of every step."""
-    view = GraphView(model)
-    fired = {spikes_name(site.name, t): t for site in plan.sites for t in range(plan.steps)}
+    view = GraphView(flat(model))
+    steps = steps_of(model, plan.steps)
+    fired = {spikes_name(site.name, t): place for site in plan.sites for place, t in enumerate(steps)}
     step: dict[str, int] = {}  # temporal tensor -> the last step that it depends on
     temporal, means = set[str](), set[str]()
     found = []
@@ -69,12 +71,12 @@ def find_synapses(model: onnx.ModelProto, plan: SpikingPlan) -> list[Synapses]:
         kind = classify(view, node, temporal) if reads else NodeClass.STATIC
         in_means = kind is NodeClass.RATE_EXACT or all(name in means for name in reads)
         if kind is not NodeClass.STATIC:
-            t = max(step[name] for name in reads)
-            step.update(dict.fromkeys(node.output, t))
+            place = max(step[name] for name in reads)
+            step.update(dict.fromkeys(node.output, place))
             if not in_means and kind is NodeClass.LINEAR and node.op_type in _COUNTED:
                 places = [i for i in (0, 1) if node.input[i] in step]
                 if len(places) == 1:
-                    found.append(Synapses(node, places[0], t))
+                    found.append(Synapses(node, places[0], steps[place]))
         for name in node.output:
             if name in fired:
                 step[name] = fired[name]
@@ -87,43 +89,39 @@ def find_synapses(model: onnx.ModelProto, plan: SpikingPlan) -> list[Synapses]:
 
 def count_synops(model: onnx.ModelProto, plan: SpikingPlan) -> onnx.ModelProto:
     """A copy of an emitted model that also gives `SYNOPS` and `DENSE`."""
-    counter = _Counter(model, plan)
+    counter = _Counter(plan, Recorder(model, plan.steps))
     return counter.result(find_synapses(model, plan))
 
 
 @dataclass
 class _Counter:
-    model: onnx.ModelProto
     plan: SpikingPlan
+    recorder: Recorder
     builder: GraphBuilder = field(init=False)
     view: GraphView = field(init=False)
     events: dict[str, str] = field(init=False)  # what is read -> what was sent
     nonzero: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.builder = GraphBuilder.on(self.model)
-        self.view = GraphView(self.model)
-        pairs = [(s.name, t, events_name(self.plan, s, t)) for s in self.plan.sites for t in range(self.plan.steps)]
+        self.builder = self.recorder.builder
+        self.view = self.recorder.view
+        pairs = [(s.name, t, events_name(self.plan, s, t)) for s in self.plan.sites for t in self.recorder.steps]
         self.events = {spikes_name(name, t): sent for name, t, sent in pairs}
 
     def result(self, synapses: list[Synapses]) -> onnx.ModelProto:
         """The model with what was counted, summed over nodes, per sample."""
-        builder = self.builder
-        with builder.scope("count"):
-            batch = emit_batch(builder, self.model)
-            zero = builder.constant(np.zeros(1))
-            rows = []
-            for t in range(self.plan.steps):
-                counts = [self._count(s, dense=False) for s in synapses if s.step == t]
-                rows.append(builder.op("Sum", zero, *counts))
-            dense = builder.op("Sum", zero, *(self._count(s, dense=True) for s in synapses if s.step == 0))
-        builder.op("Div", builder.op("Concat", *rows, axis=0), batch, out=SYNOPS)
-        builder.op("Div", dense, batch, out=DENSE)
-        kind = onnx.TensorProto.DOUBLE
-        outputs = [(SYNOPS, [self.plan.steps]), (DENSE, [1])]
-        return builder.extend(
-            self.model, [onnx.helper.make_tensor_value_info(name, kind, shape) for name, shape in outputs]
-        )
+        builder, kind = self.builder, onnx.TensorProto.DOUBLE
+        batch = emit_batch(builder, self.recorder.model)
+        zero = builder.constant(np.zeros(1))
+
+        def write(step: Step, dense: bool = False) -> str:
+            with builder.scope("count"):
+                counts = [self._count(s, dense=dense) for s in synapses if s.step == step]
+                return builder.op("Div", builder.op("Sum", zero, *counts), batch)
+
+        self.recorder.per_step(SYNOPS, kind, [self.plan.steps], write)
+        self.recorder.once(DENSE, kind, [1], lambda step: write(step, dense=True))
+        return self.recorder.result()
 
     def _count(self, synapses: Synapses, dense: bool) -> str:
         """SynOps of a node over the whole batch, [1] double."""

@@ -16,6 +16,7 @@ import onnx
 from ftbc_onnx.errors import ModelError
 from ftbc_onnx.graph.builder import GraphBuilder
 from ftbc_onnx.graph.emit.step import StepEmitter
+from ftbc_onnx.graph.recorder import Step, at
 from ftbc_onnx.graph.sites import Network
 from ftbc_onnx.plan import SpikingPlan, SpikingSite
 from ftbc_onnx.window import Window
@@ -38,14 +39,14 @@ def threshold_name(site: str) -> str:
     return f"{site}/threshold"
 
 
-def spikes_name(site: str, t: int) -> str:
-    """Tensor of a site's spikes at step t (from 0)."""
-    return f"{site}/t{t}/spikes"
+def spikes_name(site: str, t: Step) -> str:
+    """Tensor of a site's spikes at a step."""
+    return f"{site}/{at(t)}/spikes"
 
 
-def events_name(plan: SpikingPlan, site: SpikingSite, t: int) -> str:
-    """Tensor of a site's events at step t: its spikes, or with differential coding what changes their rate."""
-    return f"{site.name}/t{t}/{plan.neuron_of(site).events}"
+def events_name(plan: SpikingPlan, site: SpikingSite, t: Step) -> str:
+    """Tensor of a site's events at a step: its spikes, or with differential coding what changes their rate."""
+    return f"{site.name}/{at(t)}/{plan.neuron_of(site).events}"
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Readout:
     Attributes:
         output: name of the output.
         is_mean: whether `tensors` are running means; else they are sums, to be divided by t + 1.
-        tensors: one per step.
+        tensors: one per step; in the loop form the same for all, and there it is the mean over the window.
         window: over which steps the output is averaged.
     """
 
