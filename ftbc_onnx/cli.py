@@ -24,7 +24,7 @@ from ftbc_onnx.cli_options import (
     data_options,
     early_exit_option,
     method_options,
-    readout_options,
+    output_options,
     scope_options,
 )
 from ftbc_onnx.config import ConvertConfig
@@ -94,7 +94,7 @@ def cli() -> None:
 @click.option("--eval-data", help="Evaluation data with labels: accuracy of the ANN and after every step.")
 @early_exit_option
 @method_options
-@readout_options
+@output_options
 @click.option(
     "--running-mean", is_flag=True, help="Also give the output after every step, as OUTPUT/running_mean [T, ...]."
 )

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
-from ftbc_onnx.config import BUDGETS, READOUTS, RULES, SMOOTH, THRESHOLDS
+from ftbc_onnx.config import BUDGETS, FORMS, READOUTS, RULES, SMOOTH, THRESHOLDS
 from ftbc_onnx.neurons import CODINGS, NEURONS, SCHEDULES
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -79,9 +79,16 @@ def data_options(command: F) -> F:
     )(command)
 
 
-def readout_options(command: F) -> F:
-    """How the output is read from the steps."""
+def output_options(command: F) -> F:
+    """How time is laid out, and how the output is read from the steps."""
     return _all(
+        click.option(
+            "--form",
+            type=click.Choice(FORMS),
+            default="auto",
+            show_default=True,
+            help="A copy of the network per time step, or one Loop over time; auto: by the number of nodes.",
+        ),
         click.option(
             "--readout",
             type=click.Choice(READOUTS),

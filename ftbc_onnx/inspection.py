@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 
 from ftbc_onnx.config import ConvertConfig
-from ftbc_onnx.graph.emit.unrolled import emit_unrolled
+from ftbc_onnx.graph.emit import emit
 from ftbc_onnx.graph.files import input_specs, load
 from ftbc_onnx.graph.normalise import normalise
 from ftbc_onnx.graph.scope import Scope
 from ftbc_onnx.graph.sites import find_network
+from ftbc_onnx.graph.view import count_nodes
 from ftbc_onnx.plan import SpikingPlan
 
 
@@ -30,7 +31,8 @@ def inspect_model(model: Any, config: ConvertConfig | None = None) -> dict[str, 
     normalised = normalise(source.model)
     scope = Scope(config.include, config.exclude, config.until)
     network = find_network(normalised.model, scope, config.smooth)
-    forms: dict[str, int | None] = {"unrolled": None}
+    possible = ("unrolled",) if config.schedule == "synchronous" else ("unrolled", "loop")
+    forms: dict[str, int | None] = dict.fromkeys(possible)
     if network.sites and not network.refusals:
         plan = SpikingPlan(
             source.digest,
@@ -40,7 +42,7 @@ def inspect_model(model: Any, config: ConvertConfig | None = None) -> dict[str, 
             {s.name: np.ones(s.channels) for s in network.sites},
             schedule=config.schedule,
         )
-        forms["unrolled"] = len(emit_unrolled(network, plan).model.graph.node)
+        forms = {form: count_nodes(emit(network, plan, form).model.graph) for form in possible}
     return {
         "source": source.name,
         "source_digest": source.digest,

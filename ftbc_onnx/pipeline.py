@@ -20,8 +20,8 @@ from ftbc_onnx.data import DataSource, open_data, random_source
 from ftbc_onnx.errors import ConfigError, DataError, ModelError
 from ftbc_onnx.evaluate import AnnRun, check_early_exit, evaluate, run_ann
 from ftbc_onnx.graph.classes import NodeClass
-from ftbc_onnx.graph.emit import emit_quick
-from ftbc_onnx.graph.emit.unrolled import Emitted, check_convertible, emit_unrolled
+from ftbc_onnx.graph.emit import emit, emit_quick, unrolled_nodes
+from ftbc_onnx.graph.emit.unrolled import Emitted, check_convertible
 from ftbc_onnx.graph.files import SourceModel, input_specs, load, save
 from ftbc_onnx.graph.free_batch import free_batch
 from ftbc_onnx.graph.normalise import normalise
@@ -29,7 +29,7 @@ from ftbc_onnx.graph.observe import expose_running_means
 from ftbc_onnx.graph.provenance import stamp
 from ftbc_onnx.graph.scope import Scope
 from ftbc_onnx.graph.sites import Network, find_network
-from ftbc_onnx.graph.view import GraphView
+from ftbc_onnx.graph.view import GraphView, count_nodes
 from ftbc_onnx.images import Preprocessing
 from ftbc_onnx.job import Job, Progress
 from ftbc_onnx.plan import SpikingPlan
@@ -140,14 +140,15 @@ def convert(
     ann = _run_ann(job)
     planned = make_plan(job)
     plan = planned.plan
-    emitted = emit_unrolled(network, plan)
+    emitted = emit(network, plan, config.form)
     checked = _verify(job, plan, emitted)
     evaluation, before = _evaluate(job, plan, emitted, ann)
     model_out = expose_running_means(emitted.model, emitted.readouts) if config.running_mean else emitted.model
     record = record_of(job, planned, emitted)
     report = {
         **describe(job, planned, record),
-        "emitted_nodes": len(model_out.graph.node),
+        "unrolled_nodes": unrolled_nodes(network, plan.steps),
+        "emitted_nodes": count_nodes(model_out.graph),
         "calibration": planned.calibration_record(),
         "verification": None if checked is None else checked.as_dict(),
         "evaluated_on": "nothing"

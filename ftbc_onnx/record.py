@@ -21,7 +21,7 @@ def record_of(job: Job, planned: Planned, emitted: Emitted) -> dict[str, Any]:
     return {
         "version": version("ftbc-onnx"),
         "runtime": runtime_version(),
-        "form": "unrolled",
+        "form": emitted.form,
         "source": Path(job.source.name).name,
         "source_digest": job.source.digest,
         "plan": plan.describe(),

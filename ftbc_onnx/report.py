@@ -17,9 +17,15 @@ def print_conversion(console: Console, report: Mapping[str, Any], verbose: bool 
     _say(console, f"[bold]{escape(report['source'])}[/]: {len(report['sites'])} sites; nodes: {classes}")
     _say(
         console,
-        f"T = {report['steps']}, neuron {report['neuron']}, threshold {report['threshold']}, rule {report['rule']}, "
-        f"device {report['device']} ({report['provider']})",
+        f"T = {report['steps']}, {report['form']} in {report['emitted_nodes']} nodes, neuron {report['neuron']}, "
+        f"threshold {report['threshold']}, rule {report['rule']}, device {report['device']} ({report['provider']})",
     )
+    if report["form"] == "loop" and report["options"]["form"] == "auto":
+        _say(
+            console,
+            f"one Loop over time: unrolled it would have about {report['unrolled_nodes']} nodes, which onnxruntime is "
+            "slow to open (--form unrolled makes it nevertheless)",
+        )
     layered = report["synchronous"]
     if layered is not None:
         _say(

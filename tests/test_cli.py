@@ -471,8 +471,8 @@ class TestFailures:
     def test_a_result_that_is_not_its_plan(
         self, call: Caller, ann: Path, data: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        emit = pipeline.emit_unrolled
-        monkeypatch.setattr(pipeline, "emit_unrolled", lambda network, plan: emit(network, plan.without_biases()))
+        emit = pipeline.emit
+        monkeypatch.setattr(pipeline, "emit", lambda network, plan, form: emit(network, plan.without_biases(), form))
         fails(call("convert", ann, "--calib-data", data, "-T", 2), 7, "differs from its plan")
         assert not list(ann.parent.glob("*.snn_*"))
 

@@ -39,7 +39,7 @@ def working(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     stages = (
         (planning, "collect_statistics"),
         (planning, "calibrate"),
-        *((pipeline, name) for name in ("emit_unrolled", "verify", "run_ann")),
+        *((pipeline, name) for name in ("emit", "verify", "run_ann")),
     )
     for room, name in stages:
         monkeypatch.setattr(room, name, lambda *_, name=name, **__: begun.append(name))
@@ -379,11 +379,11 @@ class TestRefusals:
             convert(residual(), inputs(16), config=ConvertConfig(), steps=4)
 
     def test_a_model_that_is_not_its_plan_is_not_given_back(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        def tampered(network: Any, plan: Any) -> Any:
-            return emit(network, plan.without_biases())
+        def tampered(network: Any, plan: Any, form: str) -> Any:
+            return emit(network, plan.without_biases(), form)
 
-        emit = pipeline.emit_unrolled
-        monkeypatch.setattr(pipeline, "emit_unrolled", tampered)
+        emit = pipeline.emit
+        monkeypatch.setattr(pipeline, "emit", tampered)
         with pytest.raises(VerificationError):
             quick(gate=False)
         assert quick(verify=False).report["verification"] is None
@@ -490,8 +490,6 @@ class TestRunningMean:
         assert found["y/running_mean"].shape == (3, 5, 3)
         np.testing.assert_array_equal(found["y/running_mean"][-1], found["y"])
         for t in (1, 2):
-            shorter = run(
-                pipeline.emit_unrolled(network_of(residual()), result.plan.prefix(t)).model, {"x": inputs(5)}, False
-            )
+            shorter = run(pipeline.emit(network_of(residual()), result.plan.prefix(t)).model, {"x": inputs(5)}, False)
             np.testing.assert_array_equal(found["y/running_mean"][t - 1], shorter["y"])
         assert read_plan(result.model) == result.plan

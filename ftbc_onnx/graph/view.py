@@ -21,6 +21,11 @@ def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
             yield from attribute.graphs
 
 
+def count_nodes(graph: onnx.GraphProto) -> int:
+    """Nodes of a graph, those of bodies included."""
+    return sum(1 + sum(count_nodes(body) for body in subgraphs(node)) for node in graph.node)
+
+
 def captured_names(graph: onnx.GraphProto) -> set[str]:
     """Names that a body takes from the graph around it."""
     own = {value.name for value in graph.input} | {value.name for value in graph.initializer}

@@ -1,13 +1,46 @@
-"""Emitters: one plan laid out in time."""
+"""Emitters: one plan laid out in time.
+
+The unrolled form has a copy of the network per step: no control flow, and the shortest time to run. But onnxruntime
+takes longer than proportionally to open many nodes, so beyond `LARGEST` of them a Loop over time is the better file.
+A synchronous plan has the unrolled form only.
+"""
 
 from __future__ import annotations
 
+from ftbc_onnx.graph.classes import NodeClass
 from ftbc_onnx.graph.emit.loop import emit_loop
 from ftbc_onnx.graph.emit.unrolled import Emitted, emit_unrolled
 from ftbc_onnx.graph.sites import Network
 from ftbc_onnx.plan import SpikingPlan
 
+LARGEST = 3700
+"""Nodes of an unrolled network beyond which ``auto`` takes the loop form."""
+
+_PER_SITE = 9  # nodes of a site in one step, about
+
+
+def emit(network: Network, plan: SpikingPlan, form: str = "auto") -> Emitted:
+    """A plan as a standard ONNX model.
+
+    Args:
+        network: the normalised ANN that the plan was made for.
+        plan: the plan.
+        form: ``unrolled``, ``loop``, or ``auto``: by the number of nodes.
+
+    Raises:
+        ModelError: it cannot be emitted, or not in this form.
+    """
+    if form == "auto":
+        form = "unrolled" if plan.synchronous or unrolled_nodes(network, plan.steps) <= LARGEST else "loop"
+    return emit_loop(network, plan) if form == "loop" else emit_unrolled(network, plan)
+
 
 def emit_quick(network: Network, plan: SpikingPlan) -> Emitted:
     """A plan in the form that is open at once, to be judged: a loop, where it can be one."""
-    return emit_unrolled(network, plan) if plan.synchronous else emit_loop(network, plan)
+    return emit(network, plan, "unrolled" if plan.synchronous else "loop")
+
+
+def unrolled_nodes(network: Network, steps: int) -> int:
+    """About how many nodes the unrolled form has."""
+    repeated = sum(kind is not NodeClass.STATIC for kind in network.classes.values())
+    return steps * (repeated + _PER_SITE * len(network.sites))

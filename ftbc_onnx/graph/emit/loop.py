@@ -16,7 +16,14 @@ from ftbc_onnx.errors import ModelError
 from ftbc_onnx.graph.builder import GraphBuilder, LoopBody
 from ftbc_onnx.graph.emit.carried import CarriedStep
 from ftbc_onnx.graph.emit.step import StepEmitter
-from ftbc_onnx.graph.emit.unrolled import Emitted, Readout, bias_name, check_convertible, emit_populations
+from ftbc_onnx.graph.emit.unrolled import (
+    Emitted,
+    Readout,
+    bias_name,
+    check_convertible,
+    emit_populations,
+    emit_unrolled,
+)
 from ftbc_onnx.graph.recorder import TIME
 from ftbc_onnx.graph.sites import Network
 from ftbc_onnx.plan import SpikingPlan, SpikingSite
@@ -36,6 +43,8 @@ def emit_loop(network: Network, plan: SpikingPlan) -> Emitted:
     check_convertible(network, plan.readout)
     if plan.synchronous:
         raise ModelError("a synchronous network has no loop form: its layers fire one after another")
+    if not network.temporal:  # no activation: nothing takes time
+        return emit_unrolled(network, plan)
     builder = GraphBuilder(network.view.opset)
     builder.reserve(value.name for value in network.view.inputs)
     StepEmitter(builder, network).keep_static()
@@ -50,7 +59,7 @@ def emit_loop(network: Network, plan: SpikingPlan) -> Emitted:
         network.view.graph.output,
         network.view.model.opset_import,
     )
-    return Emitted(model, tuple(turn.readouts))
+    return Emitted(model, tuple(turn.readouts), "loop")
 
 
 @dataclass

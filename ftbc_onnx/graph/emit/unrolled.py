@@ -72,6 +72,7 @@ class Emitted:
 
     model: onnx.ModelProto
     readouts: tuple[Readout, ...]
+    form: str = "unrolled"
 
 
 @dataclass

@@ -1,0 +1,166 @@
+"""The loop form: the same numbers as the unrolled form, in a graph that does not grow with T."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from helpers import assert_valid, run
+from networks import CALIBRATION, QCFS, RELU, TEST, digits, inputs, residual
+from networks import network_of as network_from
+from test_emit import NETS, feeds_of, network_of, plan_of
+
+from ftbc_onnx import ConfigError, ModelError, convert
+from ftbc_onnx.counting import count, counted_names
+from ftbc_onnx.evaluate import evaluate_file
+from ftbc_onnx.graph.emit import LARGEST, emit, unrolled_nodes
+from ftbc_onnx.graph.emit.loop import emit_loop
+from ftbc_onnx.graph.emit.unrolled import Emitted
+from ftbc_onnx.graph.observe import expose_running_means, observe_snn
+from ftbc_onnx.graph.recorder import TIME, time_loop
+from ftbc_onnx.graph.sites import Network
+from ftbc_onnx.graph.view import count_nodes
+from ftbc_onnx.neurons import NeuronSpec
+from ftbc_onnx.plan import SpikingPlan
+from ftbc_onnx.window import Window
+
+SPECS = [
+    NeuronSpec("if"),
+    NeuronSpec("signed"),
+    NeuronSpec("signed-st"),
+    NeuronSpec("group", 3),
+    NeuronSpec("signed-group", 15),
+    NeuronSpec("multi-threshold", 4),
+    NeuronSpec("signed-group", 3, "differential"),
+    NeuronSpec("if", 1, "differential"),
+]
+
+
+def watched(emitted: Emitted, plan: SpikingPlan) -> onnx.ModelProto:
+    """With everything that can be observed, counts included."""
+    model = observe_snn(expose_running_means(emitted.model, emitted.readouts), plan)
+    return count(model, plan)
+
+
+def assert_same(network: Network, plan: SpikingPlan, feeds: Mapping[str, np.ndarray]) -> None:
+    """Everything observed agrees to the last bit; SynOps are sums in another order."""
+    unrolled, loop = (watched(emit(network, plan, form), plan) for form in ("unrolled", "loop"))
+    onnx.checker.check_model(loop, full_check=True)
+    expected, found = (run(model, feeds, optimise=False) for model in (unrolled, loop))
+    assert set(found) == set(expected)
+    for name, value in expected.items():
+        assert found[name].dtype == value.dtype
+        if name in counted_names(plan):
+            np.testing.assert_allclose(found[name], value, rtol=1e-6)
+        else:
+            np.testing.assert_array_equal(found[name], value, err_msg=name)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("name", NETS)
+def test_every_kind_of_network(name: str, batch: int) -> None:
+    network = network_of(name)
+    assert_same(network, plan_of(network), feeds_of(name, batch))
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=str)
+def test_every_neuron(spec: NeuronSpec) -> None:
+    network = network_from(onnx.load(RELU))
+    rng = np.random.default_rng(3)
+    plan = SpikingPlan(
+        "",
+        network.sites,
+        5,
+        spec,
+        {site.name: rng.uniform(0.3, 2.0, site.channels) for site in network.sites},
+        {site.name: rng.normal(0, 0.1, (5, site.channels)) for site in network.sites},
+    )
+    assert_same(network, plan, {"image": digits("test", 3)[0]})
+
+
+@pytest.mark.parametrize("start", [1, 2, 4])
+@pytest.mark.parametrize("name", ["residual", "softmax at the end", "double precision at the end", "several outputs"])
+def test_delayed_readout(name: str, start: int) -> None:
+    network = network_of(name)
+    plan = replace(plan_of(network, 5), readout=Window(start))
+    assert_same(network, plan, feeds_of(name, 2))
+
+
+def test_the_graph_does_not_grow_with_t() -> None:
+    network = network_from(residual())
+    sizes = set()
+    for steps in (1, 2, 64):
+        plan = SpikingPlan("", network.sites, steps, NeuronSpec(), {s.name: np.ones(4) for s in network.sites})
+        model = emit_loop(network, plan).model
+        assert_valid(model)
+        sizes.add(count_nodes(model.graph))
+    assert len(sizes) == 1
+
+
+def test_auto_takes_the_loop_when_there_are_many_nodes() -> None:
+    network = network_from(residual())
+    per_step = unrolled_nodes(network, 1)
+    for steps, form in ((LARGEST // per_step, "unrolled"), (LARGEST // per_step + 1, "loop")):
+        plan = SpikingPlan("", network.sites, steps, NeuronSpec(), {s.name: np.ones(4) for s in network.sites})
+        assert emit(network, plan).form == form
+
+
+def test_a_synchronous_plan_has_none() -> None:
+    network = network_from(residual())
+    thresholds = {site.name: np.ones(site.channels) for site in network.sites}
+    plan = SpikingPlan("", network.sites, 4, NeuronSpec(), thresholds, schedule="synchronous")
+    assert emit(network, plan).form == "unrolled"
+    with pytest.raises(ModelError, match="has no loop form"):
+        emit(network, plan, "loop")
+    with pytest.raises(ConfigError, match="form 'loop' goes with schedule asynchronous"):
+        convert(residual(), inputs(16), neuron="if", schedule="synchronous", form="loop")
+
+
+def test_unknown_form() -> None:
+    with pytest.raises(
+        ConfigError, match=r"form is 'lop' \(did you mean 'loop'\?\): choose one of auto, unrolled, loop"
+    ):
+        convert(residual(), inputs(16), form="lop")
+
+
+OPTIONS: dict[str, Any] = {"steps": 4, "neuron": "signed-group", "threshold": "mse", "calib_samples": 64}
+
+
+class TestConversion:
+    def test_both_forms_are_one_network(self, tmp_path: Path) -> None:
+        results = {form: convert(RELU, CALIBRATION, form=form, **OPTIONS) for form in ("unrolled", "loop")}
+        assert results["loop"].plan == results["unrolled"].plan
+        assert results["loop"].report["form"] == "loop"
+        assert results["loop"].report["verification"]["bitwise"]
+        assert results["loop"].report["emitted_nodes"] < results["unrolled"].report["emitted_nodes"]
+        found = {}
+        for form, result in results.items():
+            path = result.save(tmp_path / f"{form}.onnx")
+            found[form], _ = evaluate_file(path, TEST, ann=RELU, device="cpu", early_exit=2.0)
+        unrolled, loop = found["unrolled"], found["loop"]
+        assert unrolled.accuracy is not None
+        assert loop.accuracy is not None
+        np.testing.assert_allclose(loop.accuracy, unrolled.accuracy, atol=0.5)  # optimised differently: a spike or two
+        assert loop.counts is not None
+        assert unrolled.counts is not None
+        np.testing.assert_allclose(loop.counts.events, unrolled.counts.events, rtol=1e-3)
+        np.testing.assert_allclose(loop.counts.synops, unrolled.counts.synops, rtol=1e-3)
+
+    def test_running_means_on_request(self) -> None:
+        result = convert(RELU, CALIBRATION, form="loop", running_mean=True, **OPTIONS)
+        values = run(result.model, {"image": digits("test", 3)[0]}, optimise=False)
+        output = next(name for name in values if not name.endswith("/running_mean"))
+        np.testing.assert_array_equal(values[f"{output}/running_mean"][-1], values[output])
+
+    def test_without_calibration(self) -> None:
+        result = convert(QCFS, steps=300)
+        assert result.report["form"] == "loop"
+        assert result.report["verification"]["bitwise"]
+        loop = time_loop(result.model)
+        assert loop is not None
+        assert loop.name == TIME
