@@ -161,4 +161,11 @@ def method_options(command: F) -> F:
             default=None,
             help="Keep a site's biases only where they hold on samples held back [default: with solve].",
         ),
+        click.option(
+            "--shrink",
+            type=float,
+            default=0.0,
+            show_default=True,
+            help="Put biases below so many standard errors to 0 (2, for example).",
+        ),
     )(command)

@@ -9,6 +9,7 @@ from typing import Any
 
 from ftbc_onnx.errors import ConfigError
 from ftbc_onnx.neurons import BINARY, NeuronSpec, check_schedule
+from ftbc_onnx.shrinkage import check_shrink
 from ftbc_onnx.window import Window
 
 THRESHOLDS = ("auto", "mse", "moments", "percentile", "max")
@@ -48,6 +49,7 @@ class ConvertConfig:
         rule: ``solve``, ``paper`` or ``none``.
         alpha: step of the ``paper`` rule.
         gate: keep the biases of a site only where they hold on calibration samples held back; None: with ``solve``.
+        shrink: put biases below so many standard errors to zero, with ``solve`` (`ftbc_onnx.shrinkage`); 0: none.
         calib_samples: samples used of the calibration data, at most.
         batch_size: samples per run; None: 128, or fewer if there are fewer.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
@@ -80,6 +82,7 @@ class ConvertConfig:
     rule: str = "solve"
     alpha: float = 0.4
     gate: bool | None = None
+    shrink: float = 0.0
     calib_samples: int = 256
     batch_size: int | None = None
     device: str = "auto"
@@ -119,6 +122,7 @@ class ConvertConfig:
         if not _is_number(self.alpha) or not 0 < self.alpha < float("inf"):
             raise ConfigError(f"alpha is {self.alpha}: it must be a positive number (0.4 is the published one)")
         self._check_readout()
+        check_shrink(self.shrink, self.rule)
         if self.gate is not None and not isinstance(self.gate, bool):
             raise ConfigError(f"gate is {self.gate!r}: it must be True, False or None")
         for name in ("binary", "strict", "per_channel", "random_data", "verify", "running_mean"):

@@ -32,10 +32,11 @@ from ftbc_onnx.selection import (
     search_sites,
     split,
 )
+from ftbc_onnx.shrinkage import BATCHES
 from ftbc_onnx.thresholds import ActivationStatistics, collect_statistics, estimate_thresholds
 
 QUICK = 32
-"""Samples that a trial is calibrated on, at most."""
+"""Samples that a trial is calibrated on, at most; half as many where activations are large."""
 
 JUDGING = 64
 """Samples held back that judge, at most."""
@@ -43,6 +44,7 @@ JUDGING = 64
 ROUGH = SolveRule(halvings=6)
 """How trials find their biases: to within theta/32, in half the time."""
 
+_TRIAL_ELEMENTS = 1 << 24  # elements of all sites, over samples, that a trial goes through step after step
 _SITE_ELEMENTS = 1 << 26  # elements of the largest site, over samples and steps, that a search may hold
 
 
@@ -184,10 +186,12 @@ class _Planner:
             return None
         if quick and isinstance(rule, SolveRule):
             rule = ROUGH
-        samples = min(self.fitted, QUICK if quick else self.fitted)
+        samples = min(self.fitted, self._quick_samples if quick else self.fitted)
         if self.batching.fixed:
             samples = max(samples // self.batching.size, 1) * self.batching.size
-        batching = replace(self.batching, size=min(self.batching.size, samples))
+        shrink = 0.0 if quick else job.config.shrink
+        most = -(-samples // BATCHES) if shrink and not self.batching.fixed else samples
+        batching = replace(self.batching, size=min(self.batching.size, most))
         return calibrate(
             job.free,
             plan,
@@ -196,8 +200,19 @@ class _Planner:
             batching=batching,
             samples=samples,
             device=job.device,
+            shrink=shrink,
             progress=lambda done: job.progress("choices" if quick else "biases", done, samples),
         )
+
+    @property
+    def _quick_samples(self) -> int:
+        return int(np.clip(_TRIAL_ELEMENTS // max(sum(self._sizes), 1), QUICK // 2, QUICK))
+
+    @property
+    def _sizes(self) -> list[int]:
+        """Elements of every site that states no threshold, per sample."""
+        seen = max(self.fitted, 1)
+        return [int((s.counts.sum() + s.zeros.sum()) // seen) for s in self.statistics.values()]
 
     def _choose_thresholds(self, plan: SpikingPlan) -> tuple[SpikingPlan, Selection]:
         """Three whole plans against each other: mse for T*K levels, for twice as many, and every site its own."""
@@ -237,7 +252,7 @@ class _Planner:
     def _few(self, held: bool = False) -> Mapping[str, np.ndarray]:
         """Samples for one run that holds all steps of a site at once."""
         source = self.held if held and self.held is not None else self.fit
-        sizes = [(s.counts.sum() + s.zeros.sum()) / max(self.fitted, 1) for s in self.statistics.values()]
-        most = int(_SITE_ELEMENTS // max(max(sizes, default=0) * self.job.config.steps, 1)) if sizes else QUICK
+        sizes = self._sizes
+        most = _SITE_ELEMENTS // max(max(sizes) * self.job.config.steps, 1) if sizes else QUICK
         size = self.batching.size if self.batching.fixed else int(np.clip(most, 4, min(QUICK, len(source))))
         return next(source.batches(size, limit=size)).feeds

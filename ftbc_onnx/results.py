@@ -13,13 +13,14 @@ from ftbc_onnx.plan import SpikingSite
 
 @dataclass(frozen=True)
 class CalibrationResult:
-    """Biases found, [T, C] per site, and what it took."""
+    """Biases found, [T, C] per site, and what it took; `shrunk` is the mean share per site that was put to zero."""
 
     rule: str
     biases: Mapping[str, np.ndarray]
     samples: int
     batches: int
     seconds: float
+    shrunk: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Without the biases, which are the emitted model's initializers."""
@@ -28,6 +29,7 @@ class CalibrationResult:
             "samples": self.samples,
             "batches": self.batches,
             "seconds": round(self.seconds, 3),
+            "shrunk": self.shrunk,
             "largest_bias": {name: float(np.abs(bias).max(initial=0.0)) for name, bias in self.biases.items()},
         }
 

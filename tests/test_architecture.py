@@ -14,7 +14,7 @@ ROOT = Path(ftbc_onnx.__file__).parent
 
 ROOMS = {
     "words": ("errors", "sink"),
-    "physics": ("neurons", "config", "plan", "results", "data", "images", "batching", "window"),
+    "physics": ("neurons", "config", "plan", "results", "data", "images", "batching", "window", "shrinkage"),
     "graph": ("graph",),
     "machine": ("runtime",),
     "method": ("thresholds", "rules", "calibrate", "counting", "early_exit", "evaluate", "verify", "selection"),
