@@ -50,6 +50,7 @@ class ConvertConfig:
         alpha: step of the ``paper`` rule.
         gate: keep the biases of a site only where they hold on calibration samples held back; None: with ``solve``.
         shrink: put biases below so many standard errors to zero, with ``solve`` (`ftbc_onnx.shrinkage`); 0: none.
+        compress_bias: store four vectors per channel instead of T biases (`ftbc_onnx.compression`).
         calib_samples: samples used of the calibration data, at most.
         batch_size: samples per run; None: 128, or fewer if there are fewer.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
@@ -83,6 +84,7 @@ class ConvertConfig:
     alpha: float = 0.4
     gate: bool | None = None
     shrink: float = 0.0
+    compress_bias: bool = False
     calib_samples: int = 256
     batch_size: int | None = None
     device: str = "auto"
@@ -125,7 +127,7 @@ class ConvertConfig:
         check_shrink(self.shrink, self.rule)
         if self.gate is not None and not isinstance(self.gate, bool):
             raise ConfigError(f"gate is {self.gate!r}: it must be True, False or None")
-        for name in ("binary", "strict", "per_channel", "random_data", "verify", "running_mean"):
+        for name in ("binary", "compress_bias", "strict", "per_channel", "random_data", "verify", "running_mean"):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"{name} is {getattr(self, name)!r}: it must be True or False")
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ftbc_onnx.compression import RANK, Factors, compress
 from ftbc_onnx.errors import ConfigError
 from ftbc_onnx.neurons import Neuron, NeuronSpec, Synchronous, check_schedule
 from ftbc_onnx.window import Window
@@ -97,6 +98,7 @@ class SpikingPlan:
         neuron: which neurons stand at the rectifiers; signed sites have bipolar ones of as many levels.
         thresholds: theta per site, [C] float32, positive.
         biases: temporal bias b per site, [T, C] float32, added to the current; absent sites have none (zero).
+        factors: biases that are stored compressed, per site (`ftbc_onnx.compression`); `biases` holds their tables.
         readout: over which steps the output is averaged; ``mean`` or ``delayed:t0`` as text.
         schedule: ``asynchronous``: sites fire at every step; ``synchronous``: once, on all T steps of their current.
     """
@@ -109,6 +111,7 @@ class SpikingPlan:
     biases: Mapping[str, np.ndarray] = field(default_factory=dict)
     readout: Window = field(default_factory=Window)
     schedule: str = "asynchronous"
+    factors: Mapping[str, Factors] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if isinstance(self.neuron, str):
@@ -126,7 +129,8 @@ class SpikingPlan:
             raise ConfigError(f"thresholds and biases do not fit the sites of the plan: {', '.join(strange)}")
         object.__setattr__(self, "thresholds", _frozen(self.thresholds))
         filled = {site.name: np.zeros((self.steps, site.channels)) for site in self.sites}
-        object.__setattr__(self, "biases", _frozen({**filled, **self.biases}))
+        tables = {name: factors.table() for name, factors in self.factors.items()}
+        object.__setattr__(self, "biases", _frozen({**filled, **self.biases, **tables}))
         for site in self.sites:
             theta, bias = self.thresholds[site.name], self.biases[site.name]
             if theta.shape != (site.channels,) or not np.all(theta > 0) or not np.all(np.isfinite(theta)):
@@ -171,7 +175,12 @@ class SpikingPlan:
 
     def with_biases(self, biases: Mapping[str, np.ndarray]) -> SpikingPlan:
         """The same plan with other biases, [T, C] per site."""
-        return replace(self, biases=biases)
+        return replace(self, biases=biases, factors={})
+
+    def with_compressed_biases(self) -> SpikingPlan:
+        """The same plan with a few vectors per channel for every table that takes more."""
+        long = {name: bias for name, bias in self.biases.items() if min(bias.shape) > RANK and bias.any()}
+        return replace(self, factors={name: compress(bias) for name, bias in long.items()})
 
     def with_thresholds(self, thresholds: Mapping[str, np.ndarray]) -> SpikingPlan:
         """The same plan with other thresholds, [C] per site."""
@@ -183,7 +192,7 @@ class SpikingPlan:
 
     def without_biases(self) -> SpikingPlan:
         """The same plan with every bias zero: plain conversion."""
-        return replace(self, biases={})
+        return replace(self, biases={}, factors={})
 
     def prefix(self, steps: int) -> SpikingPlan:
         """The plan of the first `steps` time steps (nothing in it depends on T, so its biases are the first rows).
@@ -195,7 +204,9 @@ class SpikingPlan:
             raise ConfigError(f"a synchronous plan of T = {self.steps} steps has no prefix: convert with T = {steps}")
         if not 1 <= steps <= self.steps:
             raise ConfigError(f"a prefix of {steps} steps was asked of a plan with T = {self.steps}")
-        return replace(self, steps=steps, biases={name: bias[:steps] for name, bias in self.biases.items()})
+        biases = {name: bias[:steps] for name, bias in self.biases.items()}
+        factors = {name: kept.prefix(steps) for name, kept in self.factors.items()}
+        return replace(self, steps=steps, biases=biases, factors=factors)
 
     def describe(self) -> dict[str, Any]:
         """The plan without its numbers, as plain JSON types (the numbers are the emitted model's initializers)."""

@@ -21,7 +21,7 @@ from ftbc_onnx.graph.emit.search import Candidate
 from ftbc_onnx.job import Job
 from ftbc_onnx.neurons import NeuronSpec
 from ftbc_onnx.plan import SpikingPlan
-from ftbc_onnx.results import CalibrationResult
+from ftbc_onnx.results import CalibrationResult, Compression
 from ftbc_onnx.rules import SolveRule, make_rule
 from ftbc_onnx.selection import (
     Judge,
@@ -60,6 +60,7 @@ class Planned:
         gated: sites whose biases were put to zero because they did not hold on the samples held back.
         fitted: calibration samples fitted to.
         held_back: calibration samples that judged; 0 if those fitted to judged as well.
+        compression: what storing fewer biases cost; None if all are stored.
     """
 
     plan: SpikingPlan
@@ -69,12 +70,19 @@ class Planned:
     gated: int
     fitted: int
     held_back: int
+    compression: Compression | None = None
 
     def calibration_record(self) -> dict[str, Any] | None:
         """For the report; None if no biases were looked for."""
         if self.calibrated is None:
             return None
-        return {**self.calibrated.as_dict(), "held_back": self.held_back, "gated_sites": self.gated}
+        compression = None if self.compression is None else self.compression.as_dict()
+        return {
+            **self.calibrated.as_dict(),
+            "held_back": self.held_back,
+            "gated_sites": self.gated,
+            "compression": compression,
+        }
 
 
 def calibration_batching(job: Job, data: DataSource) -> tuple[Batching, int]:
@@ -147,8 +155,11 @@ class _Planner:
             if config.gates and self.held is not None:
                 plan, gated, selection = self._gate(plan)
                 selections.append(selection)
+        compression = None
+        if config.compress_bias:
+            plan, compression = self._compress(plan)
         held = 0 if self.held is None else len(self.held)
-        return Planned(plan, self.statistics, calibrated, tuple(selections), gated, self.fitted, held)
+        return Planned(plan, self.statistics, calibrated, tuple(selections), gated, self.fitted, held, compression)
 
     @property
     def judge(self) -> Judge:
@@ -248,6 +259,20 @@ class _Planner:
         chosen = min(range(2), key=lambda i: trials[i].error)
         dropped = dropped if chosen == 0 else len(plan.sites)
         return plans[chosen], dropped, Selection("temporal bias", trials, chosen, "least output error")
+
+    def _compress(self, plan: SpikingPlan) -> tuple[SpikingPlan, Compression]:
+        """A few vectors per channel, and what that costs on the samples held back."""
+        packed = plan.with_compressed_biases()
+        trials = [self.judge(word, p) for word, p in (("all biases", plan), ("compressed biases", packed))]
+        stored = [
+            kept.courses.size + kept.vectors.size if (kept := packed.factors.get(name)) is not None else bias.size
+            for name, bias in packed.biases.items()
+        ]
+        before = sum(bias.size for bias in plan.biases.values())
+        power = sum(float((bias.astype(np.float64) ** 2).sum()) for bias in plan.biases.values())
+        lost = sum(float(((plan.biases[n].astype(np.float64) - b) ** 2).sum()) for n, b in packed.biases.items())
+        error = float(np.sqrt(lost / power)) if power else 0.0
+        return packed, Compression(before, sum(stored), error, trials[0].error, trials[1].error, trials[0].samples)
 
     def _few(self, held: bool = False) -> Mapping[str, np.ndarray]:
         """Samples for one run that holds all steps of a site at once."""

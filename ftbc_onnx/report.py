@@ -34,15 +34,7 @@ def print_conversion(console: Console, report: Mapping[str, Any], verbose: bool 
             f"layers waits {report['steps']} steps, so a result takes {layered['latency']} steps (rows before the last "
             "have no meaning of their own)",
         )
-    calibration = report["calibration"]
-    if calibration is None:
-        _say(console, "no biases were calibrated: every temporal bias is zero")
-    else:
-        _say(
-            console,
-            f"biases from {calibration['samples']} samples of {escape(report['data'])} in {calibration['batches']} "
-            f"batch(es), {calibration['seconds']:.1f} s; {calibration['held_back']} more held back",
-        )
+    _print_calibration(console, report)
     print_selections(console, report["selections"], verbose)
     if report["random_data"]:
         _say(console, "[bold yellow]calibrated on random data: for a dry run only[/]")
@@ -66,6 +58,26 @@ def print_conversion(console: Console, report: Mapping[str, Any], verbose: bool 
         print_curve(console, report["evaluation"], report["evaluation_without_bias"], where)
     if verbose:
         print_sites(console, report)
+
+
+def _print_calibration(console: Console, report: Mapping[str, Any]) -> None:
+    """Where the biases come from, and how they are stored."""
+    calibration = report["calibration"]
+    if calibration is None:
+        _say(console, "no biases were calibrated: every temporal bias is zero")
+    else:
+        _say(
+            console,
+            f"biases from {calibration['samples']} samples of {escape(report['data'])} in {calibration['batches']} "
+            f"batch(es), {calibration['seconds']:.1f} s; {calibration['held_back']} more held back",
+        )
+        packed = calibration["compression"]
+        if packed is not None:
+            _say(
+                console,
+                f"biases stored in {packed['after']} numbers instead of {packed['before']}: output error "
+                f"{packed['output_error_before']:.4f} -> {packed['output_error']:.4f} on {packed['samples']} samples",
+            )
 
 
 def print_selections(console: Console, selections: Sequence[Mapping[str, Any]], verbose: bool = False) -> None:

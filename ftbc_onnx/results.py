@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,31 @@ class CalibrationResult:
             "shrunk": self.shrunk,
             "largest_bias": {name: float(np.abs(bias).max(initial=0.0)) for name, bias in self.biases.items()},
         }
+
+
+@dataclass(frozen=True)
+class Compression:
+    """What storing a few vectors per channel instead of T biases saves and costs.
+
+    Attributes:
+        before: numbers stored without it.
+        after: numbers stored.
+        relative_error: root of the squared error of all biases over their squares.
+        output_error_before: mean |SNN - ANN| of the output, relative to mean |ANN|, with all biases.
+        output_error: the same with the compressed ones.
+        samples: how many samples judged.
+    """
+
+    before: int
+    after: int
+    relative_error: float
+    output_error_before: float
+    output_error: float
+    samples: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return asdict(self)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,18 @@ ROOT = Path(ftbc_onnx.__file__).parent
 
 ROOMS = {
     "words": ("errors", "sink"),
-    "physics": ("neurons", "config", "plan", "results", "data", "images", "batching", "window", "shrinkage"),
+    "physics": (
+        "neurons",
+        "config",
+        "plan",
+        "results",
+        "data",
+        "images",
+        "batching",
+        "window",
+        "shrinkage",
+        "compression",
+    ),
     "graph": ("graph",),
     "machine": ("runtime",),
     "method": ("thresholds", "rules", "calibrate", "counting", "early_exit", "evaluate", "verify", "selection"),

@@ -6,11 +6,13 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from ftbc_onnx.compression import Factors
 from ftbc_onnx.errors import ModelError
-from ftbc_onnx.graph.emit.unrolled import bias_name, threshold_name
+from ftbc_onnx.graph.emit.unrolled import bias_name, factor_names, threshold_name
 from ftbc_onnx.neurons import NeuronSpec
 from ftbc_onnx.plan import SpikingPlan, site_from_dict
 
@@ -46,15 +48,21 @@ def read_plan(model: onnx.ModelProto) -> SpikingPlan:
         described = json.loads(read_record(model)["plan"])
         sites = tuple(site_from_dict(site) for site in described["sites"])
         values = {tensor.name: tensor for tensor in model.graph.initializer}
+
+        def array(name: str) -> np.ndarray:
+            return np.asarray(numpy_helper.to_array(values[name]))
+
+        packed = {site.name for site in sites if factor_names(site.name)[0] in values}
         return SpikingPlan(
             described["source_digest"],
             sites,
             described["steps"],
             NeuronSpec(**described["neuron"]),
-            {site.name: numpy_helper.to_array(values[threshold_name(site.name)]) for site in sites},
-            {site.name: numpy_helper.to_array(values[bias_name(site.name)]) for site in sites},
+            {site.name: array(threshold_name(site.name)) for site in sites},
+            {site.name: array(bias_name(site.name)) for site in sites if site.name not in packed},
             described["readout"],
             described.get("schedule", "asynchronous"),
+            {name: Factors(*(array(factor) for factor in factor_names(name))) for name in packed},
         )
     except (KeyError, TypeError, ValueError) as error:
         raise ModelError(f"the plan in the model's metadata is incomplete ({error}): convert the ANN again") from error

@@ -19,8 +19,8 @@ from ftbc_onnx.graph.emit.step import StepEmitter
 from ftbc_onnx.graph.emit.unrolled import (
     Emitted,
     Readout,
-    bias_name,
     check_convertible,
+    emit_biases,
     emit_populations,
     emit_unrolled,
 )
@@ -82,7 +82,7 @@ class _Turn:
         self.populations = emit_populations(builder, plan)
         self.tables = {
             site.name: builder.reshape(
-                builder.initializer(bias_name(site.name), plan.biases[site.name]),
+                emit_biases(builder, plan, site),
                 (plan.steps, *site.channel_shape[1:]),
                 out=f"{site.name}/b",
             )

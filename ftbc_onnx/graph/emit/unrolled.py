@@ -39,6 +39,11 @@ def threshold_name(site: str) -> str:
     return f"{site}/threshold"
 
 
+def factor_names(site: str) -> tuple[str, str]:
+    """Initializers of a site's temporal biases where they are compressed: courses [R, T] and vectors [R, C]."""
+    return f"{site}/bias_courses", f"{site}/bias_vectors"
+
+
 def spikes_name(site: str, t: Step) -> str:
     """Tensor of a site's spikes at a step."""
     return f"{site}/{at(t)}/spikes"
@@ -136,6 +141,29 @@ def emit_populations(builder: GraphBuilder, plan: SpikingPlan) -> dict[str, Popu
     return populations
 
 
+def emit_biases(builder: GraphBuilder, plan: SpikingPlan, site: SpikingSite) -> str:
+    """The biases of a site as a tensor [T, C]: an initializer, or made of its factors as `Factors.table` does."""
+    factors = plan.factors.get(site.name)
+    if factors is None:
+        return builder.initializer(bias_name(site.name), plan.biases[site.name])
+    rank = len(factors.courses)
+    parts = []
+    for name, value, shape in zip(
+        factor_names(site.name),
+        (factors.courses, factors.vectors),
+        ((rank, plan.steps, 1), (rank, 1, site.channels)),
+        strict=True,
+    ):
+        shaped = builder.reshape(builder.initializer(name, value), shape, out=f"{name}/shaped")
+        parts.append(builder.split(shaped, rank, [f"{name}/{i}" for i in range(rank)]))
+    with builder.scope(site.name):
+        total = ""
+        for course, vector in zip(*parts, strict=True):
+            product = builder.op("Mul", course, vector, out="bias/product")
+            total = builder.op("Add", total, product, out="bias/sum") if total else product
+        return builder.reshape(total, (plan.steps, site.channels), out="bias/table")
+
+
 def split_biases(builder: GraphBuilder, site: SpikingSite, table: str, steps: int, label: str = "b") -> list[str]:
     """The rows of a [T, C] table, each broadcast against the site's tensor."""
     tail = site.channel_shape[1:]
@@ -205,8 +233,7 @@ def emit_unrolled(network: Network, plan: SpikingPlan) -> Emitted:
     populations = emit_populations(builder, plan)
     biases = {}
     for site in plan.sites:
-        table = builder.initializer(bias_name(site.name), plan.biases[site.name])
-        biases[site.name] = split_biases(builder, site, table, plan.steps)
+        biases[site.name] = split_biases(builder, site, emit_biases(builder, plan, site), plan.steps)
     units = {name: population.unit for name, population in populations.items()}
     states = {name: population.state for name, population in populations.items()}
     membranes = Membranes(builder, plan, units, biases, states)
