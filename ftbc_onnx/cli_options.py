@@ -161,6 +161,11 @@ def method_options(command: F) -> F:
             default=None,
             help="Keep a site's biases only where they hold on samples held back [default: with solve].",
         ),
+        click.option(
+            "--gain/--no-gain",
+            default=None,
+            help="Look for a factor per channel on the spikes [default: with solve, for neurons of one level].",
+        ),
         click.option("--compress-bias", is_flag=True, help="Store four vectors per channel instead of T biases."),
         click.option(
             "--shrink",

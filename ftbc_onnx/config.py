@@ -51,6 +51,8 @@ class ConvertConfig:
         gate: keep the biases of a site only where they hold on calibration samples held back; None: with ``solve``.
         shrink: put biases below so many standard errors to zero, with ``solve`` (`ftbc_onnx.shrinkage`); 0: none.
         compress_bias: store four vectors per channel instead of T biases (`ftbc_onnx.compression`).
+        gain: look for a factor per channel on the spikes (`ftbc_onnx.gains`), taken if it holds on samples held back;
+            None: with ``solve``, for neurons of one level.
         calib_samples: samples used of the calibration data, at most.
         batch_size: samples per run; None: 128, or fewer if there are fewer.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
@@ -85,6 +87,7 @@ class ConvertConfig:
     gate: bool | None = None
     shrink: float = 0.0
     compress_bias: bool = False
+    gain: bool | None = None
     calib_samples: int = 256
     batch_size: int | None = None
     device: str = "auto"
@@ -124,12 +127,18 @@ class ConvertConfig:
         if not _is_number(self.alpha) or not 0 < self.alpha < float("inf"):
             raise ConfigError(f"alpha is {self.alpha}: it must be a positive number (0.4 is the published one)")
         self._check_readout()
-        check_shrink(self.shrink, self.rule)
-        if self.gate is not None and not isinstance(self.gate, bool):
-            raise ConfigError(f"gate is {self.gate!r}: it must be True, False or None")
+        self._check_biases()
         for name in ("binary", "compress_bias", "strict", "per_channel", "random_data", "verify", "running_mean"):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"{name} is {getattr(self, name)!r}: it must be True or False")
+
+    def _check_biases(self) -> None:
+        check_shrink(self.shrink, self.rule)
+        for name in ("gate", "gain"):
+            if getattr(self, name) is not None and not isinstance(getattr(self, name), bool):
+                raise ConfigError(f"{name} is {getattr(self, name)!r}: it must be True, False or None")
+        if self.gain and (self.rule != "solve" or self.schedule == "synchronous"):
+            raise ConfigError("gain goes with rule solve and schedule asynchronous: it needs biases to follow it")
 
     def _check_readout(self) -> None:
         _one_of("readout", self.readout, READOUTS)
@@ -184,6 +193,12 @@ class ConvertConfig:
     def gates(self) -> bool:
         """Whether biases have to hold on samples held back."""
         return self.rule == "solve" if self.gate is None else self.gate and self.rule != "none"
+
+    def looks_for_gains(self, neuron: NeuronSpec) -> bool:
+        """Whether a gain is looked for with this neuron."""
+        if self.rule != "solve" or self.schedule == "synchronous":
+            return False
+        return neuron.most == 1 if self.gain is None else self.gain
 
     def as_dict(self) -> dict[str, Any]:
         """The options as plain JSON types."""

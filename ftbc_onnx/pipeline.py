@@ -274,7 +274,7 @@ def _run_ann(job: Job) -> AnnRun | None:
 def _evaluate(
     job: Job, plan: SpikingPlan, emitted: Emitted, ann: AnnRun | None
 ) -> tuple[EvaluationResult | None, EvaluationResult | None]:
-    """The calibrated network, and the same one with every bias zero."""
+    """The calibrated network, and the same one with neither biases nor gains."""
     data, samples = _judging(job)
     if data is None or ann is None:
         return None, None
@@ -297,7 +297,7 @@ def _evaluate(
         )
 
     evaluation = judge("evaluation", emitted, plan)
-    if not any(bias.any() for bias in plan.biases.values()):
+    if not plan.gains and not any(bias.any() for bias in plan.biases.values()):
         return evaluation, evaluation
-    none = plan.without_biases()
+    none = plan.plain()
     return evaluation, judge("evaluation without bias", emit_quick(job.network, none), none)

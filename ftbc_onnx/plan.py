@@ -13,7 +13,7 @@ import numpy as np
 
 from ftbc_onnx.compression import RANK, Factors, compress
 from ftbc_onnx.errors import ConfigError
-from ftbc_onnx.neurons import Neuron, NeuronSpec, Synchronous, check_schedule
+from ftbc_onnx.neurons import Neuron, NeuronSpec, Scaled, Synchronous, check_schedule
 from ftbc_onnx.window import Window
 
 
@@ -99,6 +99,7 @@ class SpikingPlan:
         thresholds: theta per site, [C] float32, positive.
         biases: temporal bias b per site, [T, C] float32, added to the current; absent sites have none (zero).
         factors: biases that are stored compressed, per site (`ftbc_onnx.compression`); `biases` holds their tables.
+        gains: factor on the spikes of a site, per channel, [C] (`ftbc_onnx.neurons.scaled`); absent sites have none.
         readout: over which steps the output is averaged; ``mean`` or ``delayed:t0`` as text.
         schedule: ``asynchronous``: sites fire at every step; ``synchronous``: once, on all T steps of their current.
     """
@@ -112,6 +113,7 @@ class SpikingPlan:
     readout: Window = field(default_factory=Window)
     schedule: str = "asynchronous"
     factors: Mapping[str, Factors] = field(default_factory=dict)
+    gains: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if isinstance(self.neuron, str):
@@ -131,7 +133,13 @@ class SpikingPlan:
         filled = {site.name: np.zeros((self.steps, site.channels)) for site in self.sites}
         tables = {name: factors.table() for name, factors in self.factors.items()}
         object.__setattr__(self, "biases", _frozen({**filled, **self.biases, **tables}))
+        object.__setattr__(self, "gains", _frozen(self.gains))
+        if self.gains and self.synchronous:
+            raise ConfigError("gains go with schedule asynchronous: a synchronous site sends its count as it is")
         for site in self.sites:
+            gain = self.gains.get(site.name, np.ones(site.channels))
+            if gain.shape != (site.channels,) or not np.all(gain > 0) or not np.all(np.isfinite(gain)):
+                raise ConfigError(f"gain of site '{site.name}' must be {site.channels} positive numbers: {gain}")
             theta, bias = self.thresholds[site.name], self.biases[site.name]
             if theta.shape != (site.channels,) or not np.all(theta > 0) or not np.all(np.isfinite(theta)):
                 raise ConfigError(f"threshold of site '{site.name}' must be {site.channels} positive numbers: {theta}")
@@ -154,7 +162,9 @@ class SpikingPlan:
 
     def neuron_of(self, site: SpikingSite) -> Neuron:
         """The neuron that stands at a site."""
-        return self.neuron.make(bipolar=site.signed)
+        neuron = self.neuron.make(bipolar=site.signed)
+        gain = self.gains.get(site.name)
+        return neuron if gain is None else Scaled(neuron, gain.reshape(site.channel_shape))
 
     @property
     def synchronous(self) -> bool:
@@ -186,13 +196,21 @@ class SpikingPlan:
         """The same plan with other thresholds, [C] per site."""
         return replace(self, thresholds=thresholds)
 
+    def with_gains(self, gains: Mapping[str, np.ndarray]) -> SpikingPlan:
+        """The same plan with other gains, [C] per site."""
+        return replace(self, gains=gains)
+
     def with_neuron(self, neuron: NeuronSpec) -> SpikingPlan:
         """The same plan with other neurons."""
         return replace(self, neuron=neuron)
 
     def without_biases(self) -> SpikingPlan:
-        """The same plan with every bias zero: plain conversion."""
+        """The same plan with every bias zero."""
         return replace(self, biases={}, factors={})
+
+    def plain(self) -> SpikingPlan:
+        """Plain conversion: no biases, no gains."""
+        return self.without_biases().with_gains({})
 
     def prefix(self, steps: int) -> SpikingPlan:
         """The plan of the first `steps` time steps (nothing in it depends on T, so its biases are the first rows).
@@ -216,6 +234,7 @@ class SpikingPlan:
             "neuron": asdict(self.neuron),
             "readout": str(self.readout),
             "schedule": self.schedule,
+            "gains": {name: [float(value) for value in gain] for name, gain in self.gains.items()},
             "sites": [asdict(site) for site in self.sites],
         }
 

@@ -1,6 +1,6 @@
 """From a network and calibration data to a plan: neuron, thresholds, biases, each chosen on samples held back.
 
-    split -> statistics -> neuron -> thresholds -> biases -> gate
+    split -> statistics -> neuron -> thresholds -> gains -> biases -> gate
 
 Without calibration data a network must state its thresholds, and nothing is chosen.
 """
@@ -17,6 +17,7 @@ from ftbc_onnx.batching import Batching, choose_batching
 from ftbc_onnx.calibrate import calibrate
 from ftbc_onnx.data import DataSource
 from ftbc_onnx.evaluate import run_ann
+from ftbc_onnx.gains import find_gains
 from ftbc_onnx.graph.emit.search import Candidate
 from ftbc_onnx.job import Job
 from ftbc_onnx.neurons import NeuronSpec
@@ -148,6 +149,9 @@ class _Planner:
         if config.threshold == "auto" and not self.synchronous and any(site.threshold is None for site in plan.sites):
             plan, selection = self._choose_thresholds(plan)
             selections.append(selection)
+        if config.looks_for_gains(spec) and self.held is not None:
+            plan, selection = self._choose_gains(plan)
+            selections.append(selection)
         calibrated = self._calibrate(plan)
         gated = 0
         if calibrated is not None:
@@ -248,12 +252,25 @@ class _Planner:
         chosen = min(range(len(plans)), key=lambda i: trials[i].error)
         return plans[chosen], Selection("threshold", trials, chosen, "least output error")
 
+    def _choose_gains(self, plan: SpikingPlan) -> tuple[SpikingPlan, Selection]:
+        """No gain, the gain that is measured, and the middle between them (their geometric mean)."""
+        job, start = self.job, self._with_quick_biases(plan)
+        batching = replace(self.batching, size=min(self.batching.size, self.fitted))
+        gains = find_gains(job.free, start, self.fit, batching=batching, samples=self.fitted, device=job.device)
+        halves = {name: np.sqrt(gain) for name, gain in gains.items()}
+        plans = (plan, plan.with_gains(halves), plan.with_gains(gains))
+        found = (start, *(self._with_quick_biases(p) for p in plans[1:]))
+        words = ("no gain", "half of the gain", "the gain")
+        trials = tuple(self.judge(word, p) for word, p in zip(words, found, strict=True))
+        chosen = min(range(len(plans)), key=lambda i: trials[i].error)
+        return plans[chosen], Selection("gain", trials, chosen, "least output error")
+
     def _gate(self, plan: SpikingPlan) -> tuple[SpikingPlan, int, Selection]:
         """Per site first; then all of it against none."""
         gated, dropped = plan, 0
         if not self.synchronous:
             gated, dropped = gate_biases(self.job.free, plan, self._few(held=True), self.job.device)
-        plans = (gated, plan.without_biases())
+        plans = (gated, plan.plain())
         words = (f"biases at {len(plan.sites) - dropped} of {len(plan.sites)} sites", "no biases")
         trials = tuple(self.judge(word, p) for word, p in zip(words, plans, strict=True))
         chosen = min(range(2), key=lambda i: trials[i].error)

@@ -28,7 +28,17 @@ ROOMS = {
     ),
     "graph": ("graph",),
     "machine": ("runtime",),
-    "method": ("thresholds", "rules", "calibrate", "counting", "early_exit", "evaluate", "verify", "selection"),
+    "method": (
+        "thresholds",
+        "gains",
+        "rules",
+        "calibrate",
+        "counting",
+        "early_exit",
+        "evaluate",
+        "verify",
+        "selection",
+    ),
     "shop": (
         "report",
         "inspection",

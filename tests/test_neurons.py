@@ -10,7 +10,7 @@ from onnx import helper
 
 from ftbc_onnx.errors import ConfigError
 from ftbc_onnx.graph.builder import GraphBuilder
-from ftbc_onnx.neurons import Neuron, NeuronSpec
+from ftbc_onnx.neurons import Neuron, NeuronSpec, Scaled
 
 T, B, C, H = 6, 3, 4, 5
 ROW = (1, C, 1)  # of a threshold or a bias, broadcast against [B, C, H]
@@ -45,6 +45,10 @@ EVERY = {
             NeuronSpec("signed-group", 4, "differential"),
         )
     },
+    **{
+        f"{spec} scaled": Scaled(spec.make(), np.float32([0.75, 1.25, 1.0, 1.7]).reshape(ROW))
+        for spec in (NeuronSpec("if"), NeuronSpec("signed-group", 4), NeuronSpec("if", 1, "differential"))
+    },
 }
 """Every neuron, with parameters away from their defaults, for rectifiers and for y = x."""
 
@@ -71,8 +75,9 @@ def emit(name: str, theta: np.ndarray, opset: int = 17) -> tuple[onnx.ModelProto
             now = builder.constant(np.array(t, np.int64))
             x, b = (builder.op("Gather", table, now, axis=0) for table in ("current", "bias"))
             held = neuron.emit_hold(builder, x, state, threshold)
-            tried = builder.op("Mul", neuron.emit_events(builder, held, threshold, b), threshold)
-            base = neuron.emit_base(held)
+            height = neuron.emit_height(builder, threshold)
+            tried = builder.op("Mul", neuron.emit_events(builder, held, threshold, b), height)
+            base = neuron.emit_base(builder, held)
             tried = tried if base is None else builder.op("Add", tried, base)
             spikes, state = neuron.emit_step(builder, x, state, threshold, b)
         steps.append([tried, spikes, *state])
@@ -136,8 +141,10 @@ def test_charge_is_conserved(name: str) -> None:
     spikes = np.array([found[names[1]] for names in steps])
     neuron = neuron_called(name)
     start = neuron.initial_state(neuron.unit(DYADIC))[0]
-    went_in, came_out = current.sum(0) + bias.sum(0), spikes.sum(0) + found[steps[-1][2]] - start
-    if neuron.levels & (neuron.levels - 1) or "differential" in name:  # theta/K or q/n is rounded
+    taken = spikes / getattr(neuron, "gain", np.float32(1))
+    went_in, came_out = current.sum(0) + bias.sum(0), taken.sum(0) + found[steps[-1][2]] - start
+    rounded = neuron.levels & (neuron.levels - 1) or "differential" in name or "scaled" in name
+    if rounded:  # theta/K, q/n or g*s
         np.testing.assert_allclose(went_in, came_out, rtol=0, atol=1e-5)
     else:
         np.testing.assert_array_equal(went_in, came_out)

@@ -63,6 +63,7 @@ def read_plan(model: onnx.ModelProto) -> SpikingPlan:
             described["readout"],
             described.get("schedule", "asynchronous"),
             {name: Factors(*(array(factor) for factor in factor_names(name))) for name in packed},
+            {name: np.asarray(gain, np.float32) for name, gain in described.get("gains", {}).items()},
         )
     except (KeyError, TypeError, ValueError) as error:
         raise ModelError(f"the plan in the model's metadata is incomplete ({error}): convert the ANN again") from error

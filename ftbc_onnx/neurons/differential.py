@@ -62,14 +62,16 @@ class Differential:
         s = q + r
         return s, (u - s, r + q / n, n + ONE)
 
-    def emit_step(self, sink: Sink, current: str, state: StateNames, unit: str, bias: str) -> tuple[str, StateNames]:
+    def emit_step(
+        self, sink: Sink, current: str, state: StateNames, unit: str, bias: str, *, out: str = "spikes"
+    ) -> tuple[str, StateNames]:
         """The same as operators."""
         _, r, n = state
         drive, _, *memory = self.emit_hold(sink, current, state, unit)
         u = sink.op("Add", drive, bias, out="u")
         k = self.inner.emit_count(sink, sink.op("Sub", u, r), unit, memory[0] if memory else None)
         q = sink.op("Mul", k, unit, out="events")
-        s = sink.op("Add", q, r, out="spikes")
+        s = sink.op("Add", q, r, out=out)
         v = sink.op("Sub", u, s, out="membrane")
         mean = sink.op("Add", r, sink.op("Div", q, n), out="decoded")
         return s, (v, mean, sink.op("Add", n, sink.constant(1.0), out="step"))
@@ -89,6 +91,10 @@ class Differential:
         u = sink.op("Sub", sink.op("Add", drive, bias), r)
         return self.inner.emit_count(sink, u, unit, memory[0] if memory else None)
 
-    def emit_base(self, held: StateNames) -> str | None:
+    def emit_height(self, sink: Sink, unit: str) -> str:  # noqa: ARG002
+        """Lambda."""
+        return unit
+
+    def emit_base(self, sink: Sink, held: StateNames) -> str | None:  # noqa: ARG002
         """The running mean r."""
         return held[1]

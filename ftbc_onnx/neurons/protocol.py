@@ -51,8 +51,10 @@ class Neuron(Protocol):
         """One step in NumPy: (spikes, new state)."""
         ...
 
-    def emit_step(self, sink: Sink, current: str, state: StateNames, unit: str, bias: str) -> tuple[str, StateNames]:
-        """One step as standard operators: names of (spikes, new state)."""
+    def emit_step(
+        self, sink: Sink, current: str, state: StateNames, unit: str, bias: str, *, out: str = "spikes"
+    ) -> tuple[str, StateNames]:
+        """One step as standard operators: names of (spikes, new state); the spikes are called `out`."""
         ...
 
     def emit_hold(self, sink: Sink, current: str, state: StateNames, unit: str) -> StateNames:
@@ -63,6 +65,10 @@ class Neuron(Protocol):
         """Events with this bias, in units: whole numbers, the state left alone."""
         ...
 
-    def emit_base(self, held: StateNames) -> str | None:
-        """What travels on besides the events, spikes = unit * events + base; None: nothing."""
+    def emit_height(self, sink: Sink, unit: str) -> str:
+        """What an event of one unit adds to what travels on, spikes = height * events + base."""
+        ...
+
+    def emit_base(self, sink: Sink, held: StateNames) -> str | None:
+        """What travels on besides the events; None: nothing."""
         ...

@@ -85,12 +85,14 @@ class SoftReset(ABC):
         s, k = self.fire(u, unit, memory[0] if memory else None)
         return s, (u - s, *(sent + k for sent in memory))
 
-    def emit_step(self, sink: Sink, current: str, state: StateNames, unit: str, bias: str) -> tuple[str, StateNames]:
+    def emit_step(
+        self, sink: Sink, current: str, state: StateNames, unit: str, bias: str, *, out: str = "spikes"
+    ) -> tuple[str, StateNames]:
         """The same as operators."""
         drive, *memory = self.emit_hold(sink, current, state, unit)
         u = sink.op("Add", drive, bias, out="u")
         k = self.emit_count(sink, u, unit, memory[0] if memory else None)
-        s = sink.op("Mul", k, unit, out="spikes")
+        s = sink.op("Mul", k, unit, out=out)
         v = sink.op("Sub", u, s, out="membrane")
         return s, (v, *(sink.op("Add", sent, k, out="sent") for sent in state[1:]))
 
@@ -105,7 +107,11 @@ class SoftReset(ABC):
         drive, *memory = held
         return self.emit_count(sink, sink.op("Add", drive, bias), unit, memory[0] if memory else None)
 
-    def emit_base(self, held: StateNames) -> str | None:  # noqa: ARG002
+    def emit_height(self, sink: Sink, unit: str) -> str:  # noqa: ARG002
+        """Lambda."""
+        return unit
+
+    def emit_base(self, sink: Sink, held: StateNames) -> str | None:  # noqa: ARG002
         """None: what travels on is the events."""
         return None
 

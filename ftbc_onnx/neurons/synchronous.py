@@ -106,7 +106,11 @@ class Synchronous:
         """The number n that X = held[0] gives with the sum of biases `bias`: what a rule may try."""
         return self.emit_count(sink, sink.op("Add", held[0], bias), unit)
 
-    def emit_base(self, held: tuple[str, ...]) -> str | None:  # noqa: ARG002
+    def emit_height(self, sink: Sink, unit: str) -> str:  # noqa: ARG002
+        """Lambda."""
+        return unit
+
+    def emit_base(self, sink: Sink, held: tuple[str, ...]) -> str | None:  # noqa: ARG002
         """None: what travels on is the events."""
         return None
 

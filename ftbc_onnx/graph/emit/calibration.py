@@ -45,7 +45,11 @@ class Firing(Protocol):
         """Events with this bias, in units."""
         ...
 
-    def emit_base(self, held: tuple[str, ...]) -> str | None:
+    def emit_height(self, sink: Sink, unit: str) -> str:
+        """What an event of one unit adds to what travels on."""
+        ...
+
+    def emit_base(self, sink: Sink, held: tuple[str, ...]) -> str | None:
         """What travels on besides the events."""
         ...
 
@@ -75,17 +79,19 @@ class Probe:
     _site: SpikingSite
     _held: tuple[str, ...]
     _unit: str
+    _height: str = field(init=False)
     _base: str | None = field(init=False)
 
     def __post_init__(self) -> None:
-        base = self.neuron.emit_base(self._held)
+        object.__setattr__(self, "_height", self.neuron.emit_height(self.sink, self._unit))
+        base = self.neuron.emit_base(self.sink, self._held)
         mean = None if base is None else self.sink.mean(base, self._site.mean_axes)
         object.__setattr__(self, "_base", mean)
 
     def mean_spikes(self, bias: str) -> str:
         """Mean spikes at this step if the bias were `bias`; the membrane is left alone."""
         events = self.neuron.emit_events(self.sink, self._held, self._unit, bias)
-        mean = self.sink.op("Mul", self.sink.mean(events, self._site.mean_axes), self._unit)
+        mean = self.sink.op("Mul", self.sink.mean(events, self._site.mean_axes), self._height)
         return mean if self._base is None else self.sink.op("Add", mean, self._base)
 
 

@@ -48,7 +48,7 @@ def emit_loop(network: Network, plan: SpikingPlan) -> Emitted:
     builder = GraphBuilder(network.view.opset)
     builder.reserve(value.name for value in network.view.inputs)
     StepEmitter(builder, network).keep_static()
-    turn = _Turn(builder, network, plan)
+    turn = Turn(builder, network, plan)
     last, _ = builder.loop(plan.steps, turn.write, TIME)
     for output in network.view.output_names:
         if output in turn.outputs:
@@ -63,7 +63,7 @@ def emit_loop(network: Network, plan: SpikingPlan) -> Emitted:
 
 
 @dataclass
-class _Turn:
+class Turn:
     """What one turn makes.
 
     Attributes:
@@ -92,7 +92,7 @@ class _Turn:
     def write(self, body: LoopBody) -> None:
         """Write the body."""
         step = CarriedStep(self.builder, self.network, body)
-        step.step(0, lambda site, _, current: self._fire(step, site, current))
+        step.step(0, lambda site, _, current: self.fire(step, site, current))
         for output in self.network.view.output_names:
             if output in self.network.temporal:
                 value = self._mean(step, output)
@@ -104,7 +104,8 @@ class _Turn:
             self.outputs[output] = len(body.carried)
             step.pass_on((step.carry(f"{output}/output", step.kind(output)),), (value,))
 
-    def _fire(self, step: CarriedStep, site: SpikingSite, current: str) -> str:
+    def fire(self, step: CarriedStep, site: SpikingSite, current: str) -> str:
+        """The site's spikes in this turn; its state moves on."""
         start = self.populations[site.name]
         state = step.carry_state(site.name, start.state)
         bias = step.row(self.tables[site.name])
