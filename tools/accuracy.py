@@ -114,12 +114,15 @@ def cases() -> Iterator[Case]:
             yield from (_neuron("neurons", label, t, seed) for t in steps if t <= most)
     for label in ("if", "signed-group 4"):
         yield from _choices(label)
+    yield from (_neuron("compressed", "signed-st", 8, compress_bias=on) for on in (False, True))
 
 
 def _choices(label: str) -> Iterator[Case]:
     """Rules, thresholds and calibration samples for one neuron at T = 4."""
     yield _neuron("rules", label, 4, rule="paper", calib_samples=384, batch_size=128)
     yield _neuron("rules", label, 4, gate=False)
+    yield _neuron("rules", label, 4, gate=False, shrink=2.0)
+    yield from (_neuron("gains", label, 4, gain=on) for on in (False, True))
     yield from (_neuron("thresholds", label, 4, threshold=name) for name in ("auto", "moments", "percentile", "max"))
     yield _neuron("thresholds", label, 4, per_channel=False)
     options = {"threshold": "mse", **NEURONS[label]}

@@ -14,6 +14,13 @@ from real_data import markdown
 
 Result = dict[str, Any]
 STEPS = (1, 2, 4, 8, 16, 32)
+TRIALS = {
+    "rules": "Rules",
+    "gains": "Gains",
+    "compressed": "Compressed biases",
+    "thresholds": "Thresholds",
+    "samples": "Calibration samples",
+}
 
 HEAD = """# Accuracy
 
@@ -28,7 +35,7 @@ Setting: 2 CPU cores, onnxruntime on the CPU provider; accuracy and counts do no
 ResNet-20 is the plain-ReLU network for CIFAR-10 (ANN 91.5 % on 1,000 test images; one standard error near 90 % is 0.9
 points, near 70 % 1.4). Calibration images are drawn from the training set (seed: which ones) and three of four are
 fitted to, the fourth decides what is chosen. Test images chose nothing. *No bias* is the same network with every
-temporal bias zero. Every T has a conversion of its own.
+temporal bias zero, and without gains. Every T has a conversion of its own.
 
 """
 
@@ -44,9 +51,9 @@ def write_page(results: Sequence[Result], folder: Path) -> None:
         text += _neurons(parts["neurons"])
     if parts["default"]:
         text += _defaults(parts["default"])
-    for part, title in (("rules", "Rules"), ("thresholds", "Thresholds"), ("samples", "Calibration samples")):
+    for part, title in TRIALS.items():
         if parts[part]:
-            text += f"## {title}\n\nResNet-20, T = 4.\n\n{markdown([_choice(part, r) for r in parts[part]])}\n\n"
+            text += f"## {title}\n\nResNet-20.\n\n{markdown([_choice(part, r) for r in parts[part]])}\n\n"
     (folder / "accuracy.md").write_text(text.rstrip() + "\n", encoding="utf-8")
 
 
@@ -112,6 +119,7 @@ def _choice(part: str, r: Result) -> dict[str, Any]:
     what = case["samples"] if part == "samples" else ", ".join(f"{k}={v}" for k, v in options.items())
     return {
         "neuron": case["label"],
+        "T": case["steps"],
         "samples" if part == "samples" else "options": what,
         "accuracy": f"{r['accuracy'][-1]:.1f}",
         "no bias": f"{r['no_bias'][-1]:.1f}",
