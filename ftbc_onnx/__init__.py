@@ -13,6 +13,7 @@ from ftbc_onnx.errors import (
 from ftbc_onnx.images import Preprocessing
 from ftbc_onnx.pipeline import ConversionResult, convert
 from ftbc_onnx.plan import Refusal, SpikingPlan, SpikingSite
+from ftbc_onnx.step_runner import StepRunner
 
 __all__ = [
     "CalibrationError",
@@ -27,6 +28,7 @@ __all__ = [
     "Refusal",
     "SpikingPlan",
     "SpikingSite",
+    "StepRunner",
     "VerificationError",
     "convert",
 ]

@@ -17,7 +17,7 @@ SMOOTH = ("spiking", "rate-exact")
 BUDGETS = ("accuracy", "spikes", "levels")
 RULES = ("solve", "paper", "none")
 READOUTS = ("mean", "delayed")
-FORMS = ("auto", "unrolled", "loop")
+FORMS = ("auto", "unrolled", "loop", "step")
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,9 @@ class ConvertConfig:
         seed: of random calibration data.
         random_data: calibrate on random data if none are given (marked in report and metadata).
         verify: compare the emitted model with a NumPy run of its plan.
-        form: how time is laid out: ``unrolled`` (a copy of the network per step), ``loop`` (one Loop over time), or
-            ``auto``: unrolled unless that has too many nodes to be opened quickly.
+        form: how time is laid out: ``unrolled`` (a copy of the network per step), ``loop`` (one Loop over time),
+            ``step`` (one step, whose state the caller keeps: `ftbc_onnx.StepRunner`), or ``auto``: unrolled unless
+            that has too many nodes to be opened quickly, then a loop.
         readout: the output is the ``mean`` over all steps, or ``delayed``: over those from `readout_from` on.
         readout_from: t0 of ``delayed``, from 1 to T - 1.
         early_exit: margin at which the evaluation stops a sample early (`ftbc_onnx.early_exit`); None: it does not.
@@ -113,8 +114,12 @@ class ConvertConfig:
         _one_of("smooth", self.smooth, SMOOTH)
         _one_of("budget", self.budget, BUDGETS)
         _one_of("form", self.form, FORMS)
-        if self.form == "loop" and self.schedule == "synchronous":
-            raise ConfigError("form 'loop' goes with schedule asynchronous: synchronous layers fire one after another")
+        if self.form in ("loop", "step") and self.schedule == "synchronous":
+            raise ConfigError(
+                f"form '{self.form}' goes with schedule asynchronous: synchronous layers fire one after another"
+            )
+        if self.form == "step" and self.running_mean:
+            raise ConfigError("running_mean goes with form unrolled or loop: the step form gives nothing else")
         check_schedule(self.schedule, self.neuron_spec, self.steps)  # refuses what is no neuron, too
         if self.neuron == "auto" and self.coding != "rate":
             raise ConfigError("coding goes with a neuron that is named: add --neuron (auto tries both by itself)")

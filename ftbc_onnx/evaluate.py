@@ -245,6 +245,11 @@ def evaluate_file(
     if early_exit is not None:
         check_margin(early_exit)
     snn = load_snn(model)
+    if read_record(snn).get("form") == "step":
+        raise ModelError(
+            f"'{model}' is in the step form, whose state the caller keeps: evaluate one in form unrolled or loop "
+            "(it gives the same outputs), or run it with ftbc_onnx.StepRunner"
+        )
     plan, record = read_plan(snn), read_record(snn)
     where = choose_device(device)
     source = (

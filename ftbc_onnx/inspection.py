@@ -31,7 +31,7 @@ def inspect_model(model: Any, config: ConvertConfig | None = None) -> dict[str, 
     normalised = normalise(source.model)
     scope = Scope(config.include, config.exclude, config.until)
     network = find_network(normalised.model, scope, config.smooth)
-    possible = ("unrolled",) if config.schedule == "synchronous" else ("unrolled", "loop")
+    possible = ("unrolled",) if config.schedule == "synchronous" else ("unrolled", "loop", "step")
     forms: dict[str, int | None] = dict.fromkeys(possible)
     if network.sites and not network.refusals:
         plan = SpikingPlan(

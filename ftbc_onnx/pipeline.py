@@ -236,7 +236,7 @@ def _verify(job: Job, plan: SpikingPlan, emitted: Emitted) -> VerificationResult
     static = job.network.static_batch
     batch, _ = next(Batching(static or min(_VERIFY_SAMPLES, len(data)), static is not None).padded(data))
     job.progress("verification", 0, 1)
-    result = verify(emitted.model, emitted.readouts, job.network, plan, batch.feeds)
+    result = verify(emitted, job.network, plan, batch.feeds)
     job.progress("verification", 1, 1)
     return result
 
@@ -296,7 +296,8 @@ def _evaluate(
             progress=lambda done: job.progress(stage, done, samples),
         )
 
-    evaluation = judge("evaluation", emitted, plan)
+    stepwise = emitted.form == "step"
+    evaluation = judge("evaluation", emit_quick(job.network, plan) if stepwise else emitted, plan)
     if not plan.gains and not any(bias.any() for bias in plan.biases.values()):
         return evaluation, evaluation
     none = plan.plain()

@@ -144,6 +144,8 @@ class Session:
         if device.expected not in active:
             raise DeviceError(f"{device.expected} did not start: the session runs on {', '.join(active)}")
         self.provider = active[0]
+        self.device = device
+        self.input_names: list[str] = [value.name for value in self._session.get_inputs()]
         self.output_names: list[str] = [value.name for value in self._session.get_outputs()]
 
     def run(self, feeds: Mapping[str, np.ndarray], outputs: Sequence[str] | None = None) -> dict[str, np.ndarray]:
@@ -162,6 +164,35 @@ class Session:
                 f"Reshape for example, has to be exported with a dynamic batch): {_first_line(error)}"
             ) from error
         return dict(zip(names, values, strict=True))
+
+    def run_bound(
+        self, feeds: Mapping[str, Any], outputs: Sequence[str], kept: Sequence[str]
+    ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Run once with some values staying on the device.
+
+        Args:
+            feeds: arrays, or values that were kept.
+            outputs: what is returned as arrays.
+            kept: what is returned as values on the device, to be fed again.
+
+        Raises:
+            ModelError: the run failed.
+        """
+        kind, _, number = self.device.name.partition(":")
+        binding = self._session.io_binding()
+        try:
+            for name, value in feeds.items():
+                if isinstance(value, np.ndarray):
+                    binding.bind_cpu_input(name, value)
+                else:
+                    binding.bind_ortvalue_input(name, value)
+            for name in (*outputs, *kept):
+                binding.bind_output(name, kind if name in kept else "cpu", int(number or 0) if name in kept else 0)
+            self._session.run_with_iobinding(binding)
+        except Exception as error:
+            raise ModelError(f"onnxruntime could not run a step: {_first_line(error)}") from error
+        values = dict(zip((*outputs, *kept), binding.get_outputs(), strict=True))
+        return {name: values[name].numpy() for name in outputs}, {name: values[name] for name in kept}
 
 
 def _first_line(error: Exception) -> str:

@@ -8,20 +8,20 @@ the emitted model must agree with it to the last bit.
 from __future__ import annotations
 
 from collections import ChainMap
-from collections.abc import Mapping, MutableMapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 
 import numpy as np
 
 from ftbc_onnx.errors import VerificationError
 from ftbc_onnx.graph.cut import Cut, Segment, cut_network
-from ftbc_onnx.graph.emit.unrolled import Readout
+from ftbc_onnx.graph.emit.unrolled import Emitted
 from ftbc_onnx.graph.free_batch import baked_reshapes
 from ftbc_onnx.graph.observe import expose_running_means, running_mean_name
 from ftbc_onnx.graph.sites import Network
 from ftbc_onnx.plan import SpikingPlan, SpikingSite
 from ftbc_onnx.results import VerificationResult
-from ftbc_onnx.runtime import Session
+from ftbc_onnx.runtime import CPU, Session
+from ftbc_onnx.step_runner import StepRunner
 
 Feeds = Mapping[str, np.ndarray]
 Values = MutableMapping[str, np.ndarray]
@@ -162,14 +162,28 @@ def _stack(rows: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
     return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
 
-def verify(
-    model: Any, readouts: Sequence[Readout], network: Network, plan: SpikingPlan, feeds: Feeds
-) -> VerificationResult:
+def run_through(emitted: Emitted, plan: SpikingPlan) -> Callable[[Feeds], dict[str, np.ndarray]]:
+    """How to run an emitted model of any form through its T steps, without optimisations: outputs and running means."""
+    outputs = [readout.output for readout in emitted.readouts]
+    if emitted.form == "step":
+        runner = StepRunner(emitted.model, plan, CPU, optimise=False)
+
+        def run(feeds: Feeds) -> dict[str, np.ndarray]:
+            runner.reset()
+            rows = [runner.step(feeds) for _ in range(plan.steps)]
+            means = {running_mean_name(name): np.stack([row[name] for row in rows]) for name in outputs}
+            return {**means, **{name: rows[-1][name] for name in outputs}}
+
+        return run
+    session = Session(expose_running_means(emitted.model, emitted.readouts), optimise=False)
+    return lambda feeds: session.run(feeds, [*map(running_mean_name, outputs), *outputs])
+
+
+def verify(emitted: Emitted, network: Network, plan: SpikingPlan, feeds: Feeds) -> VerificationResult:
     """Compare an emitted model with a NumPy run of its plan, and with itself in another batch size.
 
     Args:
-        model: the emitted model.
-        readouts: where its outputs are found after every step.
+        emitted: the emitted model, and where its outputs are found after every step.
         network: the normalised ANN.
         plan: the plan that was emitted.
         feeds: a few samples; with a free batch, the first one is also run alone.
@@ -180,11 +194,10 @@ def verify(
     few = max(1, min(plan.steps, MOST_RUNS // max(1, len(network.sites))))
     steps = plan.steps if plan.synchronous else few
     expected = simulate(network, plan, feeds, steps)
-    session = Session(expose_running_means(model, readouts), optimise=False)
-    names = [running_mean_name(readout.output) for readout in readouts]
-    found = session.run(feeds, [*names, *(readout.output for readout in readouts)])
+    run, names = run_through(emitted, plan), [running_mean_name(readout.output) for readout in emitted.readouts]
+    found = run(feeds)
     bitwise, largest = True, 0.0
-    for readout in readouts:
+    for readout in emitted.readouts:
         ours, theirs = found[running_mean_name(readout.output)][:steps], expected[readout.output]
         if ours.shape != theirs.shape:
             raise VerificationError(
@@ -202,7 +215,7 @@ def verify(
     sizes: tuple[int, ...] = (rows,)
     difference = 0.0
     if network.static_batch is None and rows > 1:
-        alone = session.run({name: value[:1] for name, value in feeds.items()}, names)
+        alone = run({name: value[:1] for name, value in feeds.items()})
         sizes = (1, rows)
         difference = max(_batch_difference(found[name], alone[name], network) for name in names)
     return VerificationResult(rows, steps, bitwise, largest, sizes, difference)

@@ -38,6 +38,7 @@ ROOMS = {
         "evaluate",
         "verify",
         "selection",
+        "step_runner",
     ),
     "shop": (
         "report",

@@ -115,7 +115,7 @@ class TestEmission:
             assert rows.dtype == found[name].dtype
             np.testing.assert_array_equal(found[running_mean_name(name)], rows)
         emitted = emit_unrolled(own, plan)
-        assert verify(emitted.model, emitted.readouts, own, plan, feeds).bitwise
+        assert verify(emitted, own, plan, feeds).bitwise
 
     @pytest.mark.parametrize("body", BODIES)
     def test_a_prefix_is_the_running_output_bit_for_bit(self, body: str) -> None:
@@ -157,7 +157,7 @@ class TestVerification:
         for emitted_plan, stated in ((delayed, plain), (plain, delayed), (plans(own, 3)[0], delayed)):
             emitted = emit_unrolled(own, emitted_plan)
             with pytest.raises(VerificationError, match="differs from its plan"):
-                verify(emitted.model, emitted.readouts, own, stated, feeds)
+                verify(emitted, own, stated, feeds)
 
     @pytest.mark.parametrize("start", [0, 2])
     def test_an_output_that_is_not_the_last_running_mean(self, start: int) -> None:
@@ -171,7 +171,7 @@ class TestVerification:
         alias.input[0] = emitted.readouts[0].tensors[-1]  # the sum
         changed = Emitted(model, emitted.readouts)
         with pytest.raises(VerificationError, match="differs from its plan"):
-            verify(changed.model, changed.readouts, own, plan, feeds)
+            verify(changed, own, plan, feeds)
 
 
 class TestRefusals:

@@ -67,5 +67,5 @@ def test_emitted_model_equals_its_plan(path):
     emitted = emit_unrolled(network, plan)
     onnx.checker.check_model(emitted.model, full_check=True)
     assert {node.domain for node in emitted.model.graph.node} == {""}
-    result = verify(emitted.model, emitted.readouts, network, plan, _feeds(network.view.model, 2))
+    result = verify(emitted, network, plan, _feeds(network.view.model, 2))
     assert result.bitwise

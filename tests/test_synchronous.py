@@ -238,7 +238,7 @@ def test_emitted_model_is_its_plan_bitwise(body: str, steps: int, neuron: Neuron
     plan = replace(synchronous(network, steps, 1, thetas, bias=0.1), neuron=neuron)
     emitted = emit_unrolled(network, plan)
     assert_valid(emitted.model)
-    result = verify(emitted.model, emitted.readouts, network, plan, {"x": numbers(4, 2, 4, 4, seed=3)})
+    result = verify(emitted, network, plan, {"x": numbers(4, 2, 4, 4, seed=3)})
     assert result.bitwise
     assert result.steps == steps
 

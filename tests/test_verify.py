@@ -27,7 +27,7 @@ def check(
         (tensor,) = (t for t in emitted.model.graph.initializer if t.name == name.replace("__", "/"))
         assert tuple(tensor.dims) == value.shape
         tensor.CopyFrom(numpy_helper.from_array(value.astype(np.float32), tensor.name))
-    return verify(emitted.model, emitted.readouts, network, plan, feeds)
+    return verify(emitted, network, plan, feeds)
 
 
 @pytest.mark.parametrize("path", [RELU, QCFS], ids=lambda path: path.stem)
@@ -124,7 +124,7 @@ class TestTampering:
         del wide.graph.output[0].type.tensor_type.shape.dim[:]
         emitted = emit_unrolled(network_of(wide), plan)
         with pytest.raises(VerificationError, match=r"output 'y' has shape \(2, 6\), its plan gives \(2, 3\)"):
-            verify(emitted.model, emitted.readouts, network, plan, {"x": inputs(2)})
+            verify(emitted, network, plan, {"x": inputs(2)})
 
 
 class TestBatch:

@@ -20,10 +20,9 @@ PREFIX = "ftbc_onnx."
 
 
 def stamp(model: onnx.ModelProto, source: onnx.ModelProto, record: Mapping[str, Any]) -> onnx.ModelProto:
-    """A copy of `model` with the metadata of `source` and `record` (one entry per key, values as JSON)."""
+    """A copy of `model` with the metadata of `source` and `record` (one entry per key, values as JSON), and its own."""
     stamped = onnx.ModelProto()
     stamped.CopyFrom(model)
-    del stamped.metadata_props[:]
     stamped.metadata_props.extend(source.metadata_props)
     stamped.doc_string, stamped.domain, stamped.model_version = source.doc_string, source.domain, source.model_version
     stamped.graph.doc_string = source.graph.doc_string

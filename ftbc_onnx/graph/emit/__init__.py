@@ -2,16 +2,19 @@
 
 The unrolled form has a copy of the network per step: no control flow, and the shortest time to run. But onnxruntime
 takes longer than proportionally to open many nodes, so beyond `LARGEST` of them a Loop over time is the better file.
-A synchronous plan has the unrolled form only.
+The step form is for a caller who keeps the state. A synchronous plan has the unrolled form only.
 """
 
 from __future__ import annotations
 
 from ftbc_onnx.graph.classes import NodeClass
 from ftbc_onnx.graph.emit.loop import emit_loop
+from ftbc_onnx.graph.emit.one_step import emit_step
 from ftbc_onnx.graph.emit.unrolled import Emitted, emit_unrolled
 from ftbc_onnx.graph.sites import Network
 from ftbc_onnx.plan import SpikingPlan
+
+_FORMS = {"unrolled": emit_unrolled, "loop": emit_loop, "step": emit_step}
 
 LARGEST = 3700
 """Nodes of an unrolled network beyond which ``auto`` takes the loop form."""
@@ -25,14 +28,14 @@ def emit(network: Network, plan: SpikingPlan, form: str = "auto") -> Emitted:
     Args:
         network: the normalised ANN that the plan was made for.
         plan: the plan.
-        form: ``unrolled``, ``loop``, or ``auto``: by the number of nodes.
+        form: ``unrolled``, ``loop``, ``step``, or ``auto``: unrolled or loop, by the number of nodes.
 
     Raises:
         ModelError: it cannot be emitted, or not in this form.
     """
     if form == "auto":
         form = "unrolled" if plan.synchronous or unrolled_nodes(network, plan.steps) <= LARGEST else "loop"
-    return emit_loop(network, plan) if form == "loop" else emit_unrolled(network, plan)
+    return _FORMS[form](network, plan)
 
 
 def emit_quick(network: Network, plan: SpikingPlan) -> Emitted:

@@ -18,8 +18,10 @@ from ftbc_onnx.graph.sites import Network
 class CarriedStep(StepEmitter):
     """Writes the temporal nodes once; a site's state, sums and totals are carried by the body."""
 
-    def __init__(self, builder: GraphBuilder, network: Network, body: LoopBody) -> None:
+    def __init__(self, builder: GraphBuilder, network: Network, body: LoopBody, last: int | None = None) -> None:
+        """Write into a body; with `last`, that row of a table stands for all steps behind it too."""
         super().__init__(builder, network)
+        self._last = last
         self._body = body
         self._before: dict[str, str] = {}
         self._counts: dict[int, str] = {}
@@ -28,7 +30,10 @@ class CarriedStep(StepEmitter):
     def row(self, table: str) -> str:
         """The row of this step of a table [T, ...], as [1, ...]."""
         if self._turn is None:
-            self._turn = self._builder.reshape(self._body.turn, (1,), out="time/turn")
+            turn = self._body.turn
+            if self._last is not None:
+                turn = self._builder.op("Min", turn, self._builder.constant(np.array(self._last, np.int64)))
+            self._turn = self._builder.reshape(turn, (1,), out="time/turn")
         return self._builder.op("Gather", table, self._turn, axis=0)
 
     def carry(self, name: str, kind: int = onnx.TensorProto.FLOAT) -> str:

@@ -49,10 +49,17 @@ def emit_loop(network: Network, plan: SpikingPlan) -> Emitted:
     builder.reserve(value.name for value in network.view.inputs)
     StepEmitter(builder, network).keep_static()
     turn = Turn(builder, network, plan)
-    last, _ = builder.loop(plan.steps, turn.write, TIME)
-    for output in network.view.output_names:
-        if output in turn.outputs:
-            builder.alias(last[turn.outputs[output]], output)
+    places: dict[str, int] = {}
+
+    def write(body: LoopBody) -> None:
+        step = CarriedStep(builder, network, body)
+        for output, value in turn.write(step).items():
+            places[output] = len(body.carried)
+            step.pass_on((step.carry(f"{output}/output", step.kind(output)),), (value,))
+
+    last, _ = builder.loop(plan.steps, write, TIME)
+    for output, place in places.items():
+        builder.alias(last[place], output)
     model = builder.to_model(
         network.view.graph.name or "snn",
         network.view.inputs,
@@ -67,31 +74,32 @@ class Turn:
     """What one turn makes.
 
     Attributes:
-        outputs: output of the network -> its place among what is carried.
         readouts: where the outputs that depend on spikes are found.
+        beyond: whether there is a row of zero biases behind the last.
     """
 
     builder: GraphBuilder
     network: Network
     plan: SpikingPlan
-    outputs: dict[str, int] = field(default_factory=dict)
+    beyond: bool = False
     readouts: list[Readout] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         builder, plan = self.builder, self.plan
         self.populations = emit_populations(builder, plan)
-        self.tables = {
-            site.name: builder.reshape(
-                emit_biases(builder, plan, site),
-                (plan.steps, *site.channel_shape[1:]),
-                out=f"{site.name}/b",
-            )
-            for site in plan.sites
-        }
+        self.tables = {site.name: self._table(site) for site in plan.sites}
 
-    def write(self, body: LoopBody) -> None:
-        """Write the body."""
-        step = CarriedStep(self.builder, self.network, body)
+    def _table(self, site: SpikingSite) -> str:
+        """The biases of a site, with a row that broadcasts per step."""
+        table, rows = emit_biases(self.builder, self.plan, site), self.plan.steps
+        if self.beyond:
+            zero = self.builder.constant(np.zeros((1, site.channels), np.float32))
+            table, rows = self.builder.op("Concat", table, zero, out=f"{site.name}/b/all", axis=0), rows + 1
+        return self.builder.reshape(table, (rows, *site.channel_shape[1:]), out=f"{site.name}/b")
+
+    def write(self, step: CarriedStep) -> dict[str, str]:
+        """Write the body; returns the outputs that are made in it, and what they are after this step."""
+        made = {}
         step.step(0, lambda site, _, current: self.fire(step, site, current))
         for output in self.network.view.output_names:
             if output in self.network.temporal:
@@ -99,10 +107,9 @@ class Turn:
                 self.readouts.append(Readout(output, True, (value,) * self.plan.steps, self.plan.readout))
             else:
                 value = step.current(output, 0)
-                if value == output:
-                    continue
-            self.outputs[output] = len(body.carried)
-            step.pass_on((step.carry(f"{output}/output", step.kind(output)),), (value,))
+            if value != output:
+                made[output] = value
+        return made
 
     def fire(self, step: CarriedStep, site: SpikingSite, current: str) -> str:
         """The site's spikes in this turn; its state moves on."""

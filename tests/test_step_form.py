@@ -1,0 +1,180 @@
+"""The step form and its runner: T steps are the unrolled network to the last bit; streaming, early exit, bad use."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from helpers import assert_valid, run
+from networks import CALIBRATION, QCFS, RELU, TEST, digits, inputs, residual
+from networks import network_of as network_from
+from test_emit import NETS, feeds_of, network_of, plan_of
+from test_loop import SPECS
+
+from ftbc_onnx import ConfigError, DataError, ModelError, StepRunner, convert
+from ftbc_onnx.early_exit import decisions, steps_used
+from ftbc_onnx.evaluate import evaluate_file
+from ftbc_onnx.graph.emit import emit
+from ftbc_onnx.graph.emit.one_step import NEXT, STATES, STEP, read_states
+from ftbc_onnx.graph.emit.unrolled import emit_unrolled
+from ftbc_onnx.graph.observe import expose_running_means, running_mean_name
+from ftbc_onnx.graph.sites import Network
+from ftbc_onnx.neurons import NeuronSpec
+from ftbc_onnx.plan import SpikingPlan
+from ftbc_onnx.runtime import CPU
+from ftbc_onnx.window import Window
+
+
+def stepped(network: Network, plan: SpikingPlan, feeds: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
+    """The outputs after each of T steps."""
+    model = emit(network, plan, "step").model
+    onnx.checker.check_model(model, full_check=True)
+    runner = StepRunner(model, plan, CPU, optimise=False)
+    return [runner.step(feeds) for _ in range(plan.steps)]
+
+
+def assert_same(network: Network, plan: SpikingPlan, feeds: Mapping[str, np.ndarray]) -> None:
+    """Every output after every step is that of the unrolled form, to the last bit."""
+    emitted = emit_unrolled(network, plan)
+    expected = run(expose_running_means(emitted.model, emitted.readouts), feeds, optimise=False)
+    rows = stepped(network, plan, feeds)
+    for output in network.view.output_names:
+        np.testing.assert_array_equal(rows[-1][output], expected[output], err_msg=output)
+        if output in network.temporal:
+            for t, row in enumerate(rows):
+                np.testing.assert_array_equal(row[output], expected[running_mean_name(output)][t])
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("name", NETS)
+def test_every_kind_of_network(name: str, batch: int) -> None:
+    network = network_of(name)
+    assert_same(network, plan_of(network), feeds_of(name, batch))
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=str)
+def test_every_neuron(spec: NeuronSpec) -> None:
+    network = network_from(onnx.load(RELU))
+    rng = np.random.default_rng(3)
+    thresholds = {site.name: rng.uniform(0.3, 2.0, site.channels) for site in network.sites}
+    biases = {site.name: rng.normal(0, 0.1, (5, site.channels)) for site in network.sites}
+    plan = SpikingPlan("", network.sites, 5, spec, thresholds, biases)
+    assert_same(network, plan, {"image": digits("test", 3)[0]})
+
+
+@pytest.mark.parametrize("start", [1, 4])
+@pytest.mark.parametrize("name", ["residual", "softmax at the end", "double precision at the end"])
+def test_delayed_readout(name: str, start: int) -> None:
+    network = network_of(name)
+    assert_same(network, replace(plan_of(network, 5), readout=Window(start)), feeds_of(name, 2))
+
+
+def test_steps_beyond_t_have_no_bias() -> None:
+    network = network_of("residual")
+    short = plan_of(network, 3)
+    zeros = {name: np.concatenate([bias, np.zeros((4, bias.shape[1]))]) for name, bias in short.biases.items()}
+    long = replace(short, steps=7, biases=zeros)
+    feeds = feeds_of("residual", 2)
+    runner = StepRunner(emit(network, short, "step").model, short, CPU, optimise=False)
+    found = runner.run(feeds, 7)
+    (output,) = network.view.output_names
+    expected = run(emit_unrolled(network, long).model, feeds, optimise=False)[output]
+    np.testing.assert_array_equal(found[output], expected)
+
+
+def test_a_caller_without_this_package_hands_the_state_on(tmp_path: Path) -> None:
+    """By what the metadata say, with onnxruntime and json only."""
+    result = convert(RELU, CALIBRATION, steps=4, neuron="signed-group", threshold="mse", form="step")
+    assert_valid(result.model)
+    path = result.save(tmp_path / "step.onnx")
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    states = json.loads(session.get_modelmeta().custom_metadata_map[STATES])
+    values = {t.name: onnx.numpy_helper.to_array(t) for t in onnx.load(path).graph.initializer}
+    held = {name: values[start] for name, _, start in states}
+    image, t = digits("test", 5)[0], np.array(0)
+    for _ in range(4):
+        names = ["logits", NEXT, *(after for _, after, _ in states)]
+        logits, t, *after = session.run(names, {"image": image, STEP: t, **held})
+        held = dict(zip([name for name, _, _ in states], after, strict=True))
+    assert t == 4
+    np.testing.assert_array_equal(StepRunner(path, device="cpu").run(image)["logits"], logits)
+
+
+class TestRunner:
+    @pytest.fixture(scope="class")
+    @classmethod
+    def path(cls, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        result = convert(RELU, CALIBRATION, steps=6, neuron="signed-st", threshold="mse", form="step")
+        assert result.report["form"] == "step"
+        assert result.report["verification"]["bitwise"]
+        return result.save(tmp_path_factory.mktemp("step") / "step.onnx")
+
+    def test_reset_starts_anew_with_another_number_of_samples(self, path: Path) -> None:
+        runner = StepRunner(path, device="cpu")
+        images = digits("test", 5)[0]
+        first = runner.run(images)["logits"]
+        assert runner.t == runner.steps == 6
+        runner.reset()
+        assert runner.t == 0
+        alone = runner.run(images[:2])["logits"]
+        assert alone.shape == (2, 10)
+        np.testing.assert_allclose(alone, first[:2], atol=0.5)
+        runner.reset()
+        np.testing.assert_array_equal(runner.run({"image": images})["logits"], first)
+
+    def test_a_new_frame_at_every_step(self, path: Path) -> None:
+        """The state goes on: what came before is seen in what comes out."""
+        runner = StepRunner(path, device="cpu")
+        a, b = digits("test", 2)[0][:, None]
+        for frame in (a, b, a, b):
+            mixed = runner.step(frame)["logits"]
+        runner.reset()
+        only = runner.run(a, 4)["logits"]
+        assert not np.array_equal(mixed, only)
+
+    @pytest.mark.parametrize("margin", [0.0, 2.0, 6.0, 1e9])
+    def test_decide_is_early_exit_of_the_whole_run(self, path: Path, margin: float) -> None:
+        runner = StepRunner(path, device="cpu")
+        images = digits("test", 40)[0]
+        curve = np.stack([runner.step(images)["logits"] for _ in range(6)])
+        used = steps_used(curve, margin, Window())
+        classes, steps = runner.decide(images, margin)
+        np.testing.assert_array_equal(steps, used)
+        np.testing.assert_array_equal(classes, decisions(curve, used))
+
+    def test_bad_use(self, path: Path) -> None:
+        runner = StepRunner(path, device="cpu")
+        with pytest.raises(DataError, match="input 'image' is missing: the network has image"):
+            runner.step({"picture": digits("test", 1)[0]})
+        with pytest.raises(ConfigError, match="early_exit is -1"):
+            runner.decide(digits("test", 1)[0], -1.0)
+        runner.reset()
+        runner.step(digits("test", 3)[0])
+        with pytest.raises(ModelError, match="onnxruntime could not run a step"):
+            runner.step(digits("test", 2)[0])
+        with pytest.raises(ModelError, match="is no spiking network made by ftbc-onnx"):
+            StepRunner(RELU)
+
+    def test_other_forms_are_refused_with_what_to_do(self, path: Path) -> None:
+        unrolled = convert(QCFS, steps=2)
+        with pytest.raises(ModelError, match="not in the step form: convert the ANN with --form step"):
+            StepRunner(unrolled.model)
+        with pytest.raises(ModelError, match=r"is in the step form, whose state the caller keeps"):
+            evaluate_file(path, TEST)
+
+    def test_what_does_not_go_with_it(self) -> None:
+        with pytest.raises(ConfigError, match="form 'step' goes with schedule asynchronous"):
+            convert(residual(), inputs(16), neuron="if", schedule="synchronous", form="step")
+        with pytest.raises(ConfigError, match="running_mean goes with form unrolled or loop"):
+            convert(residual(), inputs(16), form="step", running_mean=True)
+
+    def test_states_have_as_many_axes_as_their_tensors(self, path: Path) -> None:
+        for state in read_states(onnx.load(path)):
+            assert all(length == 1 for length in state.start.shape[:1])
+            assert state.start.ndim in (2, 4)
