@@ -9,6 +9,13 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from helpers import numbers, parse
+from helpers import run as emitted
+from networks import network_of
+
+from ftbc_onnx.graph.emit.unrolled import emit_unrolled
+from ftbc_onnx.neurons import NeuronSpec
+from ftbc_onnx.plan import SpikingPlan
 
 MODELS = Path(__file__).parents[1] / "models"
 NAMES = ["digits_relu.onnx", "digits_qcfs4.onnx"]
@@ -199,3 +206,44 @@ class TestScript:
             with np.load(tmp_path / f"digits_{name}.npz") as written:
                 np.testing.assert_array_equal(written["image"], image)
                 np.testing.assert_array_equal(written["label"], label)
+
+
+class TestSpiking:
+    """The network in PyTorch that the benchmark compares with."""
+
+    TEXT = """g (float[N,3,8,8] x) => (float[N,5] y) {
+        a = Conv <pads = [1,1,1,1]> (x, w1, b1)  r = Relu(a)
+        c = Conv <pads = [0,0,1,1], strides = [2,2]> (r, w2)  p = AveragePool <kernel_shape = [2,2], strides = [2,2]> (r)
+        s = Add(c, p)  t = Relu(s)  q = AveragePool <kernel_shape = [4,4]> (t)
+        f = Reshape(q, shape)  y = Gemm <transB = 1> (f, w3, b3) }"""
+
+    def test_computes_what_the_emitted_file_computes(self, monkeypatch):
+        torch = pytest.importorskip("torch")
+        monkeypatch.syspath_prepend(str(MODELS))
+        spiking = importlib.import_module("spiking")
+        weights = {
+            "w1": numbers(4, 3, 3, 3),
+            "b1": numbers(4),
+            "w2": numbers(4, 4, 2, 2),
+            "shape": np.array([-1, 4]),
+            "w3": numbers(5, 4),
+            "b3": numbers(5),
+        }
+        network = network_of(parse(self.TEXT, **weights))
+        thresholds = {site.name: np.linspace(0.5, 2, site.channels) for site in network.sites}
+        biases = {site.name: numbers(6, site.channels) * 0.1 for site in network.sites}
+        plan = SpikingPlan("", network.sites, 6, NeuronSpec("if"), thresholds, biases)
+        x = numbers(3, 3, 8, 8)
+        with torch.inference_mode():
+            ours = spiking.TimeBatched(network, plan)(torch.from_numpy(x)).numpy()
+        expected = emitted(emit_unrolled(network, plan).model, {"x": x}, optimise=False)["y"]
+        np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-4)
+
+    def test_names_what_it_does_not_know(self, monkeypatch):
+        pytest.importorskip("torch")
+        monkeypatch.syspath_prepend(str(MODELS))
+        spiking = importlib.import_module("spiking")
+        network = network_of(parse("g (float[N,3] x) => (float[N,3] y) { r = Relu(x)  y = Softmax(r) }"))
+        plan = SpikingPlan("", network.sites, 2, NeuronSpec("if"), {s.name: np.ones(3) for s in network.sites})
+        with pytest.raises(NotImplementedError, match="Softmax"):
+            spiking.TimeBatched(network, plan)

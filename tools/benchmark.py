@@ -1,0 +1,157 @@
+"""How fast a spiking network runs in each form, as ratios to T runs of its ANN, all in one go on one machine.
+
+    python tools/benchmark.py --data FOLDER [--json OUT] [--quick]
+
+Every case runs in a process of its own, for its peak memory; within a case all runs alternate with runs of the ANN, and
+a ratio is between medians of the same process. ``torch`` is the same network in plain PyTorch with time in the batch
+(`models/spiking.py`). Integrate-and-fire neurons with random thresholds and biases: speed does not depend on them much.
+FOLDER is described in `real_data.py`. Nothing else should run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from real_data import markdown
+from rich.console import Console
+
+from ftbc_onnx.graph.emit import emit
+from ftbc_onnx.graph.files import load
+from ftbc_onnx.graph.normalise import normalise
+from ftbc_onnx.graph.sites import find_network
+from ftbc_onnx.neurons import NeuronSpec
+from ftbc_onnx.plan import SpikingPlan
+from ftbc_onnx.runtime import CPU, Session
+from ftbc_onnx.step_runner import StepRunner
+
+ROOT = Path(__file__).resolve().parent.parent
+NETWORKS = {"cifar10_resnet20_torchscript": (3, 32, 32), "mobilenet_v1_0.25_128_tf2onnx": (128, 128, 3)}
+FORMS = ("unrolled", "loop", "step", "torch")
+MEBI = 2**20
+
+
+def measure(case: dict[str, Any], data: Path) -> dict[str, Any]:
+    """One network, form, T and batch: seconds, ratios, memory, size."""
+    source = load(data / "models" / f"{case['network']}.onnx")
+    network = find_network(normalise(source.model).model)
+    rng = np.random.default_rng(0)
+    steps = case["steps"]
+    plan = SpikingPlan(
+        source.digest,
+        network.sites,
+        steps,
+        NeuronSpec("if"),
+        {site.name: rng.uniform(1.0, 3.0, site.channels) for site in network.sites},
+        {site.name: rng.normal(0, 0.1, (steps, site.channels)) for site in network.sites},
+    )
+    x = rng.normal(0, 1, (case["batch"], *NETWORKS[case["network"]])).astype(np.float32)
+    feeds = {network.view.inputs[0].name: x}
+    ann = Session(network.view.model)
+    ann.run(feeds)
+    before = _peak()
+    start = time.perf_counter()
+    size, run = _prepare(case["form"], network, plan, feeds)
+    created = time.perf_counter() - start
+    run()
+    peak = _peak() - before
+    budget, times, reference = case["seconds"], [], []
+    begun = time.perf_counter()
+    while len(times) < 3 or (time.perf_counter() - begun < budget and len(times) < 30):
+        for _ in range(steps if len(times) < 3 else 1):
+            reference.append(_seconds(lambda: ann.run(feeds)))
+        times.append(_seconds(run))
+    ann_time, snn_time = statistics.median(reference), statistics.median(times)
+    return {
+        **{key: case[key] for key in ("network", "batch", "steps", "form")},
+        "file, MB": size / 1e6,
+        "creation, s": created,
+        "run, s": snn_time,
+        "run / (T x ANN)": snn_time / (steps * ann_time),
+        "peak memory, MiB": peak,
+        "runs": len(times),
+    }
+
+
+def _prepare(form: str, network: Any, plan: SpikingPlan, feeds: dict[str, np.ndarray]) -> tuple[int, Callable[[], Any]]:
+    """Size of the file, and what a run is."""
+    if form == "torch":
+        sys.path.insert(0, str(ROOT / "models"))
+        import torch  # noqa: PLC0415 (only this case needs it)
+        from spiking import TimeBatched  # noqa: PLC0415
+
+        snn, x = TimeBatched(network, plan), torch.from_numpy(next(iter(feeds.values())))
+
+        def run() -> Any:
+            with torch.inference_mode():
+                return snn(x)
+
+        return 0, run
+    model = emit(network, plan, form).model
+    if form == "step":
+        runner = StepRunner(model, plan, CPU)
+
+        def steps() -> Any:
+            runner.reset()
+            return runner.run(feeds)
+
+        return model.ByteSize(), steps
+    session = Session(model)
+    return model.ByteSize(), lambda: session.run(feeds)
+
+
+def _seconds(run: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def _peak() -> float:
+    """Most memory that this process has held, MiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / MEBI
+
+
+@click.command()
+@click.option("--data", type=click.Path(path_type=Path, exists=True), required=True, help="Folder of networks.")
+@click.option("--json", "target", type=click.Path(path_type=Path), help="Write the rows here.")
+@click.option("--quick", is_flag=True, help="T = 8 only, and fewer runs.")
+@click.option("--case", help="One case, as JSON: what the others are run with.")
+def main(data: Path, target: Path | None, quick: bool, case: str | None) -> None:
+    """Time every form; print a table."""
+    if case is not None:
+        click.echo(json.dumps(measure(json.loads(case), data)))
+        return
+    console = Console(stderr=True)
+    load_before = os.getloadavg()[0]
+    rows = []
+    for network in NETWORKS:
+        for batch in (32,) if quick else (1, 32):
+            for steps in (8,) if quick else (4, 8, 32):
+                for form in FORMS:
+                    asked = {"network": network, "batch": batch, "steps": steps, "form": form}
+                    asked["seconds"] = 5 if quick else 15
+                    command = [sys.executable, __file__, "--data", str(data), "--case", json.dumps(asked)]
+                    found = subprocess.run(command, capture_output=True, text=True, check=False)
+                    if found.returncode:
+                        console.print(f"{asked}: {found.stderr.splitlines()[-1]}", style="red")
+                        continue
+                    rows.append(json.loads(found.stdout))
+                    console.print(rows[-1])
+    click.echo(markdown(rows))
+    click.echo(f"\nload before: {load_before:.1f}")
+    if target is not None:
+        target.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
