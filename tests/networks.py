@@ -13,6 +13,7 @@ from ftbc_onnx.data import DataSource, open_data
 from ftbc_onnx.graph.files import input_specs
 from ftbc_onnx.graph.normalise import normalise
 from ftbc_onnx.graph.sites import Network, find_network
+from ftbc_onnx.neurons import NeuronSpec
 from ftbc_onnx.plan import SpikingPlan
 
 MODELS = Path(__file__).parents[1] / "models"
@@ -88,3 +89,29 @@ def digits(kind: str, count: int | None = None) -> tuple[np.ndarray, np.ndarray]
     """Images [n, 1, 8, 8] and labels [n] of ``calibration`` or ``test``."""
     with np.load(MODELS / f"digits_{kind}.npz") as data:
         return data["image"][:count], data["label"][:count]
+
+
+SPECS = [
+    NeuronSpec("if"),
+    NeuronSpec("signed"),
+    NeuronSpec("signed-st"),
+    NeuronSpec("group", 3),
+    NeuronSpec("signed-group", 15),
+    NeuronSpec("multi-threshold", 4),
+    NeuronSpec("signed-group", 3, "differential"),
+    NeuronSpec("if", 1, "differential"),
+]
+"""Every kind of neuron, in rate and in differential coding."""
+
+
+def random_plan(network: Network, spec: NeuronSpec, steps: int = 5) -> SpikingPlan:
+    """A plan of some neuron with random thresholds and biases."""
+    rng = np.random.default_rng(3)
+    return SpikingPlan(
+        "",
+        network.sites,
+        steps,
+        spec,
+        {site.name: rng.uniform(0.3, 2.0, site.channels) for site in network.sites},
+        {site.name: rng.normal(0, 0.1, (steps, site.channels)) for site in network.sites},
+    )

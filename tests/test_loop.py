@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import pytest
 from helpers import assert_valid, run
-from networks import CALIBRATION, QCFS, RELU, TEST, digits, inputs, residual
+from networks import CALIBRATION, QCFS, RELU, SPECS, TEST, digits, inputs, random_plan, residual
 from networks import network_of as network_from
 from test_emit import NETS, feeds_of, network_of, plan_of
 
@@ -28,17 +28,6 @@ from ftbc_onnx.graph.view import count_nodes
 from ftbc_onnx.neurons import NeuronSpec
 from ftbc_onnx.plan import SpikingPlan
 from ftbc_onnx.window import Window
-
-SPECS = [
-    NeuronSpec("if"),
-    NeuronSpec("signed"),
-    NeuronSpec("signed-st"),
-    NeuronSpec("group", 3),
-    NeuronSpec("signed-group", 15),
-    NeuronSpec("multi-threshold", 4),
-    NeuronSpec("signed-group", 3, "differential"),
-    NeuronSpec("if", 1, "differential"),
-]
 
 
 def watched(emitted: Emitted, plan: SpikingPlan) -> onnx.ModelProto:
@@ -71,16 +60,7 @@ def test_every_kind_of_network(name: str, batch: int) -> None:
 @pytest.mark.parametrize("spec", SPECS, ids=str)
 def test_every_neuron(spec: NeuronSpec) -> None:
     network = network_from(onnx.load(RELU))
-    rng = np.random.default_rng(3)
-    plan = SpikingPlan(
-        "",
-        network.sites,
-        5,
-        spec,
-        {site.name: rng.uniform(0.3, 2.0, site.channels) for site in network.sites},
-        {site.name: rng.normal(0, 0.1, (5, site.channels)) for site in network.sites},
-    )
-    assert_same(network, plan, {"image": digits("test", 3)[0]})
+    assert_same(network, random_plan(network, spec), {"image": digits("test", 3)[0]})
 
 
 @pytest.mark.parametrize("start", [1, 2, 4])

@@ -214,7 +214,8 @@ class TestSpiking:
     TEXT = """g (float[N,3,8,8] x) => (float[N,5] y) {
         a = Conv <pads = [1,1,1,1]> (x, w1, b1)  r = Relu(a)
         c = Conv <pads = [0,0,1,1], strides = [2,2]> (r, w2)
-        p = AveragePool <kernel_shape = [2,2], strides = [2,2]> (r)  s = Add(c, p)  t = Relu(s)  q = AveragePool <kernel_shape = [4,4]> (t)
+        p = AveragePool <kernel_shape = [2,2], strides = [2,2]> (r)
+        s = Add(c, p)  t = Relu(s)  q = AveragePool <kernel_shape = [4,4]> (t)
         f = Reshape(q, shape)  y = Gemm <transB = 1> (f, w3, b3) }"""
 
     def test_computes_what_the_emitted_file_computes(self, monkeypatch):

@@ -12,10 +12,9 @@ import onnx
 import onnxruntime
 import pytest
 from helpers import assert_valid, run
-from networks import CALIBRATION, QCFS, RELU, TEST, digits, inputs, residual
+from networks import CALIBRATION, QCFS, RELU, SPECS, TEST, digits, inputs, random_plan, residual
 from networks import network_of as network_from
 from test_emit import NETS, feeds_of, network_of, plan_of
-from test_loop import SPECS
 
 from ftbc_onnx import ConfigError, DataError, ModelError, StepRunner, convert
 from ftbc_onnx.early_exit import decisions, steps_used
@@ -61,11 +60,7 @@ def test_every_kind_of_network(name: str, batch: int) -> None:
 @pytest.mark.parametrize("spec", SPECS, ids=str)
 def test_every_neuron(spec: NeuronSpec) -> None:
     network = network_from(onnx.load(RELU))
-    rng = np.random.default_rng(3)
-    thresholds = {site.name: rng.uniform(0.3, 2.0, site.channels) for site in network.sites}
-    biases = {site.name: rng.normal(0, 0.1, (5, site.channels)) for site in network.sites}
-    plan = SpikingPlan("", network.sites, 5, spec, thresholds, biases)
-    assert_same(network, plan, {"image": digits("test", 3)[0]})
+    assert_same(network, random_plan(network, spec), {"image": digits("test", 3)[0]})
 
 
 @pytest.mark.parametrize("start", [1, 4])
