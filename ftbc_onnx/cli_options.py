@@ -173,6 +173,6 @@ def method_options(command: F) -> F:
             type=float,
             default=0.0,
             show_default=True,
-            help="Put biases below so many standard errors to 0 (2, for example).",
+            help="Put biases below so many standard errors to 0 (2, for example); calibrates in eight batches.",
         ),
     )(command)

@@ -22,6 +22,7 @@ from ftbc_onnx.runtime import Device, Session
 LOWEST, HIGHEST = 0.5, 2.0
 
 _SILENT = 1e-6  # of theta: a smaller standard deviation is none
+_ROUNDING = 3e-3  # of the mean: below it, the difference of float32 means that a variance is says nothing
 
 
 def find_gains(
@@ -43,6 +44,7 @@ def gain_of(moments: np.ndarray, threshold: np.ndarray) -> np.ndarray:
     """The gains from moments [5, C] and thresholds [C]."""
     a, r, aa, rr, _ = moments
     wanted, there = (np.sqrt(np.maximum(square - mean * mean, 0)) for mean, square in ((a, aa), (r, rr)))
-    silent = np.minimum(wanted, there) <= _SILENT * threshold
+    least = np.maximum(_SILENT * threshold, _ROUNDING * np.maximum(np.abs(a), np.abs(r)))
+    silent = np.minimum(wanted, there) <= least
     gain = np.clip(wanted / np.where(silent, 1, there), LOWEST, HIGHEST)
     return np.where(silent, 1, gain).astype(np.float32)

@@ -137,6 +137,10 @@ def convert(
     )
     if calibration is not None:
         calibration_batching(job, calibration)  # refuses too few samples
+    elif config.gain or config.shrink or config.compress_bias:
+        raise DataError(
+            "gain, shrink and compress_bias are about biases, which take calibration data: add --calib-data"
+        )
     ann = _run_ann(job)
     planned = make_plan(job)
     plan = planned.plan
@@ -147,7 +151,7 @@ def convert(
     record = record_of(job, planned, emitted)
     report = {
         **describe(job, planned, record),
-        "unrolled_nodes": unrolled_nodes(network, plan.steps),
+        "unrolled_nodes": unrolled_nodes(network, plan),
         "emitted_nodes": count_nodes(model_out.graph),
         "calibration": planned.calibration_record(),
         "verification": None if checked is None else checked.as_dict(),

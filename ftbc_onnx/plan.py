@@ -188,9 +188,9 @@ class SpikingPlan:
         return replace(self, biases=biases, factors={})
 
     def with_compressed_biases(self) -> SpikingPlan:
-        """The same plan with a few vectors per channel for every table that takes more."""
-        long = {name: bias for name, bias in self.biases.items() if min(bias.shape) > RANK and bias.any()}
-        return replace(self, factors={name: compress(bias) for name, bias in long.items()})
+        """The same plan with a few vectors per channel for every table that is larger than they are."""
+        large = {name: bias for name, bias in self.biases.items() if RANK * sum(bias.shape) < bias.size and bias.any()}
+        return replace(self, factors={name: compress(bias) for name, bias in large.items()})
 
     def with_thresholds(self, thresholds: Mapping[str, np.ndarray]) -> SpikingPlan:
         """The same plan with other thresholds, [C] per site."""

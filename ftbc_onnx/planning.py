@@ -33,7 +33,7 @@ from ftbc_onnx.selection import (
     search_sites,
     split,
 )
-from ftbc_onnx.shrinkage import BATCHES
+from ftbc_onnx.shrinkage import BATCHES, check_batches
 from ftbc_onnx.thresholds import ActivationStatistics, collect_statistics, estimate_thresholds
 
 QUICK = 32
@@ -46,7 +46,8 @@ ROUGH = SolveRule(halvings=6)
 """How trials find their biases: to within theta/32, in half the time."""
 
 _TRIAL_ELEMENTS = 1 << 24  # elements of all sites, over samples, that a trial goes through step after step
-_SITE_ELEMENTS = 1 << 26  # elements of the largest site, over samples and steps, that a search may hold
+_SITE_ELEMENTS = 1 << 26  # elements of the largest site, over samples and candidates, that a search may hold
+_CANDIDATES = 5
 
 
 @dataclass(frozen=True)
@@ -90,10 +91,13 @@ def calibration_batching(job: Job, data: DataSource) -> tuple[Batching, int]:
     """Batches for calibration, and the number of samples used.
 
     Raises:
-        DataError: there are fewer samples than a batch.
+        DataError: there are fewer samples than a batch, or too few to tell biases from noise (``shrink``).
     """
     samples = min(job.config.calib_samples, len(data))
-    return choose_batching(job.config.batch_size, job.free.static_batch, data, samples, "calibration"), samples
+    batching = choose_batching(job.config.batch_size, job.free.static_batch, data, samples, "calibration")
+    if job.config.shrink:
+        check_batches(samples * 3 // 4 // (batching.size if batching.fixed else 1))
+    return batching, samples
 
 
 def make_plan(job: Job) -> Planned:
@@ -119,7 +123,8 @@ class _Planner:
     def __init__(self, job: Job, data: DataSource) -> None:
         self.job = job
         batching, samples = calibration_batching(job, data)
-        chooses = job.config.neuron == "auto" or job.config.threshold == "auto" or job.config.gates
+        config = job.config
+        chooses = config.neuron == "auto" or config.threshold == "auto" or config.gates or bool(config.gain)
         fit, held = split(data, samples, batching.size if batching.fixed else 1) if chooses else (data, None)
         self.fit, self.held = fit, held
         self.synchronous = job.config.schedule == "synchronous"
@@ -149,7 +154,7 @@ class _Planner:
         if config.threshold == "auto" and not self.synchronous and any(site.threshold is None for site in plan.sites):
             plan, selection = self._choose_thresholds(plan)
             selections.append(selection)
-        if config.looks_for_gains(spec) and self.held is not None:
+        if config.looks_for_gains(spec) and (self.held is not None or config.gain):
             plan, selection = self._choose_gains(plan)
             selections.append(selection)
         calibrated = self._calibrate(plan)
@@ -277,9 +282,11 @@ class _Planner:
         dropped = dropped if chosen == 0 else len(plan.sites)
         return plans[chosen], dropped, Selection("temporal bias", trials, chosen, "least output error")
 
-    def _compress(self, plan: SpikingPlan) -> tuple[SpikingPlan, Compression]:
-        """A few vectors per channel, and what that costs on the samples held back."""
+    def _compress(self, plan: SpikingPlan) -> tuple[SpikingPlan, Compression | None]:
+        """A few vectors per channel, and what that costs on the samples held back; None if nothing gets smaller."""
         packed = plan.with_compressed_biases()
+        if not packed.factors:
+            return plan, None
         trials = [self.judge(word, p) for word, p in (("all biases", plan), ("compressed biases", packed))]
         stored = [
             kept.courses.size + kept.vectors.size if (kept := packed.factors.get(name)) is not None else bias.size
@@ -292,9 +299,9 @@ class _Planner:
         return packed, Compression(before, sum(stored), error, trials[0].error, trials[1].error, trials[0].samples)
 
     def _few(self, held: bool = False) -> Mapping[str, np.ndarray]:
-        """Samples for one run that holds all steps of a site at once."""
+        """Samples for one run, in which every site holds its candidates side by side."""
         source = self.held if held and self.held is not None else self.fit
         sizes = self._sizes
-        most = _SITE_ELEMENTS // max(max(sizes) * self.job.config.steps, 1) if sizes else QUICK
+        most = _SITE_ELEMENTS // max(max(sizes) * _CANDIDATES, 1) if sizes else QUICK
         size = self.batching.size if self.batching.fixed else int(np.clip(most, 4, min(QUICK, len(source))))
         return next(source.batches(size, limit=size)).feeds

@@ -71,6 +71,9 @@ def _print_calibration(console: Console, report: Mapping[str, Any]) -> None:
             f"biases from {calibration['samples']} samples of {escape(report['data'])} in {calibration['batches']} "
             f"batch(es), {calibration['seconds']:.1f} s; {calibration['held_back']} more held back",
         )
+        if calibration["shrunk"] is not None:
+            share = 100 * calibration["shrunk"]
+            _say(console, f"{share:.0f} % of the biases were put to zero, as calibration batches do not agree on them")
         packed = calibration["compression"]
         if packed is not None:
             _say(

@@ -38,11 +38,7 @@ def shrink(tables: Sequence[np.ndarray], samples: Sequence[int], errors: float) 
     Raises:
         DataError: there are fewer than `FEWEST` batches.
     """
-    if len(tables) < FEWEST:
-        raise DataError(
-            f"shrinkage compares biases from {FEWEST} batches or more, and there are {len(tables)}: "
-            "give more calibration samples, or leave out --shrink"
-        )
+    check_batches(len(tables))
     stacked = np.stack(tables).astype(np.float64)
     mean = np.average(stacked, axis=0, weights=samples)
     variance = np.average((stacked - mean) ** 2, axis=0, weights=samples) / (len(tables) - 1)
@@ -50,6 +46,19 @@ def shrink(tables: Sequence[np.ndarray], samples: Sequence[int], errors: float) 
     there = mean != 0
     dropped = float((there & ~kept).sum() / max(there.sum(), 1))
     return np.where(kept, mean, 0.0).astype(np.float32), dropped
+
+
+def check_batches(batches: int) -> None:
+    """Refuse a standard error of a few batches.
+
+    Raises:
+        DataError: there are fewer than `FEWEST`.
+    """
+    if batches < FEWEST:
+        raise DataError(
+            f"--shrink compares biases from {FEWEST} batches or more, and there are {batches}: give more calibration "
+            "samples, or leave it out"
+        )
 
 
 def check_shrink(errors: float, rule: str) -> None:

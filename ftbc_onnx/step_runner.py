@@ -44,7 +44,7 @@ class StepRunner:
         """Open a network in the step form.
 
         Args:
-            model: path, or an ``onnx.ModelProto`` as `ftbc_onnx.convert` gives it.
+            model: path, bytes, or an ``onnx.ModelProto`` as `ftbc_onnx.convert` gives it.
             plan: its plan; None: as its metadata say.
             device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
             optimise: False switches graph optimisations off, for bitwise comparisons.
@@ -53,7 +53,7 @@ class StepRunner:
             ModelError: it cannot be read, or is not in the step form.
             DeviceError: the device does not start.
         """
-        proto = load_snn(model) if isinstance(model, (str, os.PathLike)) else model
+        proto = load_snn(model) if isinstance(model, (str, os.PathLike, bytes)) else model
         self._states = read_states(proto)
         plan = read_plan(proto) if plan is None else plan
         self.steps = plan.steps
@@ -83,7 +83,9 @@ class StepRunner:
         """
         feeds = self._feeds(inputs)
         names = [state.output for state in self._states]
-        found, kept = self._session.run_bound({**feeds, STEP: np.array(self.t), **self._held}, self.output_names, names)
+        found, kept = self._session.run_bound(
+            {**feeds, STEP: np.array(self.t, np.int64), **self._held}, self.output_names, names
+        )
         self._held = {state.input: kept[state.output] for state in self._states}
         self.t += 1
         return found
@@ -107,11 +109,13 @@ class StepRunner:
             The decision of every sample when it became clear, and the steps that it took, [B] both.
 
         Raises:
-            ConfigError: the output is no row of scores, or the margin is no number from 0.
+            ConfigError: the output is unknown or no row of scores, or the margin is no number from 0.
         """
         check_margin(margin)
         self.reset()
         name = output or self.output_names[0]
+        if name not in self.output_names:
+            raise ConfigError(f"there is no output '{name}': the network has {', '.join(self.output_names)}")
         decided, used = np.zeros(0, np.int64), np.zeros(0, np.int64)
         for t in range(self.steps):
             scores = self.step(inputs)[name]
@@ -131,8 +135,8 @@ class StepRunner:
         if not isinstance(inputs, Mapping):
             if len(self.input_names) != 1:
                 raise DataError(f"the network has the inputs {', '.join(self.input_names)}: give one array for each")
-            inputs = {self.input_names[0]: inputs}
+            inputs = {self.input_names[0]: np.asarray(inputs)}
         missing = [name for name in self.input_names if name not in inputs]
         if missing:
             raise DataError(f"input '{missing[0]}' is missing: the network has {', '.join(self.input_names)}")
-        return {name: inputs[name] for name in self.input_names}
+        return {name: np.asarray(inputs[name]) for name in self.input_names}

@@ -7,9 +7,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers import numbers, parse, run
-from networks import CALIBRATION, RELU, TEST, THRESHOLDS, batches_of, inputs, network_of, plan_of, residual, source_of
+from networks import (
+    CALIBRATION,
+    QCFS,
+    RELU,
+    TEST,
+    THRESHOLDS,
+    batches_of,
+    inputs,
+    network_of,
+    plan_of,
+    residual,
+    source_of,
+)
 
-from ftbc_onnx import ConfigError, convert
+from ftbc_onnx import ConfigError, DataError, convert
+from ftbc_onnx.calibrate import calibrate
 from ftbc_onnx.evaluate import evaluate_file
 from ftbc_onnx.gains import HIGHEST, LOWEST, find_gains, gain_of
 from ftbc_onnx.graph.emit import emit
@@ -18,8 +31,10 @@ from ftbc_onnx.graph.emit.unrolled import emit_unrolled, spikes_name
 from ftbc_onnx.graph.files import load_snn
 from ftbc_onnx.graph.observe import expose_tensors
 from ftbc_onnx.graph.provenance import read_plan
+from ftbc_onnx.graph.synops import SYNOPS, count_synops
 from ftbc_onnx.neurons import NeuronSpec
 from ftbc_onnx.plan import SpikingPlan
+from ftbc_onnx.rules import SolveRule
 from ftbc_onnx.runtime import CPU
 
 T = 4
@@ -74,6 +89,48 @@ def test_silent_channels_and_limits() -> None:
     np.testing.assert_allclose(gain_of(moments, np.ones(5)), [1, 1, 1, HIGHEST, LOWEST])
 
 
+def test_constant_channels_have_no_gain() -> None:
+    """Their variance is a difference of rounded means."""
+    rng = np.random.default_rng(0)
+    a, r = rng.uniform(1, 9, 64), rng.uniform(1, 9, 64)
+    moments = np.float32([a, r, a * a * (1 + 2e-7), r * r * (1 + 1e-7), a * r])
+    np.testing.assert_array_equal(gain_of(moments.astype(np.float64), np.ones(64)), 1)
+
+
+def test_solve_reaches_means_up_to_gain_times_theta() -> None:
+    network = network_of(parse("g (float[N,4] x) => (float[N,4] y) { y = Relu(x) }"))
+    (site,) = network.sites
+    plan = SpikingPlan("", network.sites, T, NeuronSpec("if"), {site.name: np.ones(site.channels)})
+    plan = plan.with_gains({site.name: np.full(site.channels, 2.0)})
+    x = np.abs(numbers(256, 4)) * 0.1 + 1.2
+    source = source_of(network.view.model, x=x)
+    found = calibrate(network, plan, SolveRule(), source, batching=batches_of(256), samples=256, device=CPU)
+    emitted = emit_unrolled(network, plan.with_biases(found.biases)).model
+    names = [spikes_name(site.name, t) for t in range(T)]
+    spikes = run(expose_tensors(emitted, names), {"x": x}, optimise=False)
+    total = np.mean([spikes[name] for name in names])
+    assert abs(total - x.mean()) < 0.1 * x.mean()
+
+
+def test_synops_count_what_is_read() -> None:
+    """Two sites with the same spikes and different gains, subtracted: what cancels without gains does not with them."""
+    text = (
+        "g (float[N,6] x) => (float[N,3] y) { a = Relu(x) m = Mul(x, two) b = Relu(m) z = Sub(a, b) y = MatMul(z, w) }"
+    )
+    network = network_of(parse(text, two=np.float32(2), w=numbers(6, 3)))
+    first, second = network.sites
+    thresholds = {first.name: np.ones(first.channels), second.name: np.full(second.channels, 1.0)}
+    plan = SpikingPlan("", network.sites, T, NeuronSpec("if"), thresholds)
+    plan = plan.with_gains({second.name: np.full(second.channels, 1.5)})
+    x = np.abs(numbers(5, 6)) + 0.3
+    for form in ("unrolled", "loop"):
+        model = count_synops(emit(network, plan, form).model, plan)
+        names = [f"z/t{t}" for t in range(T)]
+        unrolled = run(expose_tensors(emit_unrolled(network, plan).model, names), {"x": x}, optimise=False)
+        expected = [np.count_nonzero(unrolled[name]) * 3 / 5 for name in names]
+        np.testing.assert_allclose(run(model, {"x": x}, optimise=False)[SYNOPS], expected)
+
+
 @pytest.mark.parametrize("form", ["unrolled", "loop"])
 def test_a_gain_is_a_scale_of_the_weights_behind(form: str) -> None:
     """Two layers: gain g between them, or the columns of the second one times g."""
@@ -111,6 +168,16 @@ class TestConversion:
         again, _ = evaluate_file(path, TEST, device="cpu")
         assert again.accuracy == result.evaluation.accuracy
         assert again.counts == result.evaluation.counts
+
+    def test_is_not_dropped_in_silence(self) -> None:
+        """Asked for, it is looked for without a gate and on few samples too; without data it is refused."""
+        options = {"steps": T, "neuron": "if", "threshold": "mse", "gain": True}
+        for samples, more in ((64, {"gate": False}), (8, {})):
+            report = convert(residual(), inputs(samples), **options, **more).report
+            assert "gain" in [selection["question"] for selection in report["selections"]]
+        for option in ({"gain": True}, {"shrink": 2.0}, {"compress_bias": True}):
+            with pytest.raises(DataError, match="are about biases, which take calibration data"):
+                convert(QCFS, steps=2, neuron="if", **option)
 
     def test_can_be_left_out(self) -> None:
         result = convert(residual(), inputs(32), steps=T, neuron="if", threshold="mse", gain=False)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from helpers import assert_valid, run
+from helpers import assert_valid, numbers, parse, run
 from networks import CALIBRATION, QCFS, RELU, SPECS, TEST, digits, inputs, random_plan, residual
 from networks import network_of as network_from
 from test_emit import NETS, feeds_of, network_of, plan_of
@@ -21,13 +21,17 @@ from ftbc_onnx.evaluate import evaluate_file
 from ftbc_onnx.graph.emit import LARGEST, emit, unrolled_nodes
 from ftbc_onnx.graph.emit.loop import emit_loop
 from ftbc_onnx.graph.emit.unrolled import Emitted
+from ftbc_onnx.graph.normalise import normalise
 from ftbc_onnx.graph.observe import expose_running_means, observe_snn
 from ftbc_onnx.graph.recorder import TIME, time_loop
-from ftbc_onnx.graph.sites import Network
+from ftbc_onnx.graph.scope import Scope
+from ftbc_onnx.graph.sites import Network, find_network
 from ftbc_onnx.graph.view import count_nodes
 from ftbc_onnx.neurons import NeuronSpec
 from ftbc_onnx.plan import SpikingPlan
 from ftbc_onnx.window import Window
+
+MATRICES = {"w": numbers(3, 4), "v": numbers(4, 2)}
 
 
 def watched(emitted: Emitted, plan: SpikingPlan) -> onnx.ModelProto:
@@ -63,6 +67,50 @@ def test_every_neuron(spec: NeuronSpec) -> None:
     assert_same(network, random_plan(network, spec), {"image": digits("test", 3)[0]})
 
 
+@pytest.mark.parametrize("name", ["gather", "identity", "go", "goes_on", "turn", "ftbc/turn", "add"])
+def test_outputs_may_be_called_as_they_like(name: str) -> None:
+    model = parse("g (float[N,3] x) => (float[N,2] y) { a = MatMul(x, w) r = Relu(a) y = MatMul(r, v) }", **MATRICES)
+    model.graph.output[0].name = model.graph.node[-1].output[0] = name
+    for form in ("unrolled", "loop", "step"):
+        result = convert(model, numbers(40, 3), steps=3, form=form)
+        assert result.report["verification"]["bitwise"]
+        assert name in [value.name for value in result.model.graph.output]
+
+
+@pytest.mark.parametrize("name", ["r/t1/spikes", "r/step/spikes"])
+def test_names_of_spikes_are_refused(name: str) -> None:
+    model = parse("g (float[N,3] x) => (float[N,2] y) { a = MatMul(x, w) r = Relu(a) y = MatMul(r, v) }", **MATRICES)
+    model.graph.output[0].name = model.graph.node[-1].output[0] = name
+    with pytest.raises(ModelError, match=f"the spikes of site 'r' are to be called '{name}': rename that tensor"):
+        convert(model, numbers(40, 3), steps=3)
+
+
+@pytest.mark.parametrize("name", ["gather", "identity", "go", "turn", "ftbc/turn", "ftbc/go"])
+def test_bodies_of_the_source_may_use_any_names(name: str) -> None:
+    """A static If on the shape of spikes is copied into the loop."""
+    model = parse(
+        """g (float[N,3] x) => (float[N,4] y) <int64 one = {1}> {
+            a = MatMul(x, w)  r = Relu(a)  n = Shape(r)  m = ReduceSum<keepdims = 0>(n)  big = Greater(m, one)
+            s = If (big) <then_branch = t () => (float u) { inner = Constant<value_float = 2.0>() u = Identity(inner) },
+                else_branch = e () => (float o) { o = Constant<value_float = 3.0>() }>
+            y = Mul(r, s) }""",
+        **MATRICES,
+    )
+    for node in model.graph.node:
+        for attribute in node.attribute:
+            for inner in attribute.g.node:
+                inner.input[:] = [name if one == "inner" else one for one in inner.input]
+                inner.output[:] = [name if one == "inner" else one for one in inner.output]
+    for form in ("unrolled", "loop", "step"):
+        assert convert(model, numbers(40, 3), steps=3, form=form).report["verification"]["bitwise"]
+
+
+def test_behind_until_nothing_is_counted() -> None:
+    """Nodes that read means count in no step, the first included."""
+    network = find_network(normalise(onnx.load(RELU)).model, Scope(until=network_from(onnx.load(RELU)).sites[1].name))
+    assert_same(network, random_plan(network, NeuronSpec("signed-st")), {"image": digits("test", 3)[0]})
+
+
 @pytest.mark.parametrize("start", [1, 2, 4])
 @pytest.mark.parametrize("name", ["residual", "softmax at the end", "double precision at the end", "several outputs"])
 def test_delayed_readout(name: str, start: int) -> None:
@@ -84,10 +132,12 @@ def test_the_graph_does_not_grow_with_t() -> None:
 
 def test_auto_takes_the_loop_when_there_are_many_nodes() -> None:
     network = network_from(residual())
-    per_step = unrolled_nodes(network, 1)
-    for steps, form in ((LARGEST // per_step, "unrolled"), (LARGEST // per_step + 1, "loop")):
-        plan = SpikingPlan("", network.sites, steps, NeuronSpec(), {s.name: np.ones(4) for s in network.sites})
-        assert emit(network, plan).form == form
+    for spec in SPECS:
+        per_step = unrolled_nodes(network, random_plan(network, spec, 1))
+        nodes = len(emit(network, random_plan(network, spec, 20), "unrolled").model.graph.node)
+        assert 0.7 < 20 * per_step / nodes < 1.1
+        for steps, form in ((LARGEST // per_step, "unrolled"), (LARGEST // per_step + 1, "loop")):
+            assert emit(network, random_plan(network, spec, steps)).form == form
 
 
 def test_a_synchronous_plan_has_none() -> None:

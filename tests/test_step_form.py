@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from helpers import assert_valid, run
+from helpers import assert_valid, numbers, parse, run
 from networks import CALIBRATION, QCFS, RELU, SPECS, TEST, digits, inputs, random_plan, residual
 from networks import network_of as network_from
 from test_emit import NETS, feeds_of, network_of, plan_of
@@ -61,6 +61,16 @@ def test_every_kind_of_network(name: str, batch: int) -> None:
 def test_every_neuron(spec: NeuronSpec) -> None:
     network = network_from(onnx.load(RELU))
     assert_same(network, random_plan(network, spec), {"image": digits("test", 3)[0]})
+
+
+@pytest.mark.parametrize("shape", ["N,C", "N,D,C", "N,A,B,C"])
+def test_a_site_without_channels(shape: str) -> None:
+    """Its states start with the axes that they have later."""
+    model = parse(f"g (float[{shape}] x) => (float[{shape}] y) {{ r = Relu(x) y = Identity(r) }}")
+    x = numbers(40, *[4] * shape.count(","))
+    for spec in ({"neuron": "if"}, {"neuron": "signed-group", "coding": "differential"}):
+        result = convert(model, x, steps=4, form="step", threshold="mse", **spec)
+        assert result.report["verification"]["bitwise"]
 
 
 @pytest.mark.parametrize("start", [1, 4])
@@ -149,12 +159,26 @@ class TestRunner:
             runner.step({"picture": digits("test", 1)[0]})
         with pytest.raises(ConfigError, match="early_exit is -1"):
             runner.decide(digits("test", 1)[0], -1.0)
+        with pytest.raises(ConfigError, match="there is no output 'nope': the network has logits"):
+            runner.decide(digits("test", 1)[0], 1.0, "nope")
         runner.reset()
         runner.step(digits("test", 3)[0])
         with pytest.raises(ModelError, match="onnxruntime could not run a step"):
             runner.step(digits("test", 2)[0])
         with pytest.raises(ModelError, match="is no spiking network made by ftbc-onnx"):
             StepRunner(RELU)
+
+    def test_bytes_and_missing_starts(self, path: Path) -> None:
+        images = digits("test", 2)[0]
+        np.testing.assert_array_equal(
+            StepRunner(path.read_bytes(), device="cpu").run(images)["logits"],
+            StepRunner(path, device="cpu").run(images)["logits"],
+        )
+        model = onnx.load(path)
+        gone = next(tensor for tensor in model.graph.initializer if tensor.name.endswith("/start"))
+        model.graph.initializer.remove(gone)
+        with pytest.raises(ModelError, match="a state before the first step, is missing: some tool removed"):
+            StepRunner(model)
 
     def test_other_forms_are_refused_with_what_to_do(self, path: Path) -> None:
         unrolled = convert(QCFS, steps=2)

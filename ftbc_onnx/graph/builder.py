@@ -15,7 +15,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from ftbc_onnx.errors import ModelError
-from ftbc_onnx.graph.view import node_inputs
+from ftbc_onnx.graph.view import all_nodes, node_inputs
 from ftbc_onnx.graph.weights import add_initializers
 
 
@@ -29,6 +29,7 @@ class GraphBuilder:
         self._initializers: dict[str, onnx.TensorProto] = {}
         self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
         self._names: set[str] = set()
+        self._promised: set[str] = set()
         self._node_names: set[str] = set()
         self._scope = ""
 
@@ -60,6 +61,16 @@ class GraphBuilder:
             if name in self._names:
                 raise ModelError(f"the tensor name '{name}' is taken twice: rename it in the source model")
             self._names.add(name)
+
+    def promise(self, names: Iterable[str]) -> None:
+        """Claim names that `alias` gives later, but for those that are there already."""
+        new = [name for name in names if name not in self._names]
+        self._names.update(new)
+        self._promised.update(new)
+
+    def avoid(self, names: Iterable[str]) -> None:
+        """Never make these names; they may be there more than once, in bodies of the source."""
+        self._names.update(names)
 
     def unique(self, name: str) -> str:
         """`name`, or with a number behind it if it is taken; claims it."""
@@ -101,7 +112,10 @@ class GraphBuilder:
 
     def alias(self, x: str, name: str) -> None:
         """Make tensor `x` available under a name that is fixed from outside (a graph output)."""
-        self.reserve([name])
+        if name in self._promised:
+            self._promised.discard(name)
+        else:
+            self.reserve([name])
         self._nodes.append(helper.make_node("Identity", [x], [name], name=self._node_name(f"{name}/identity")))
 
     def like(self, node: onnx.NodeProto, *inputs: str, without: Iterable[str] = ()) -> str:
@@ -178,15 +192,20 @@ class GraphBuilder:
     def loop(
         self, count: int, write: Callable[[LoopBody], None], name: str | None = None
     ) -> tuple[list[str], dict[str, str]]:
-        """A Loop of `count` turns, by name; what `write` writes may read any tensor around it.
+        """A Loop of `count` turns; what `write` writes may read any tensor around it.
+
+        Args:
+            count: how many.
+            write: writes the body.
+            name: of the Loop node, for those who look for it; None: any.
 
         Returns:
             What was carried, after the last turn, in the order in which it was declared; and what was collected, one
             row per turn, by the names inside.
         """
         outer, self._nodes = self._nodes, []
-        go, goes_on = self.unique(f"{self._scope}go"), self.unique(f"{self._scope}goes_on")
-        body = LoopBody(self, self.unique(f"{self._scope}turn"))
+        go, goes_on, turn = (self.unique(f"{self._scope}ftbc/{part}") for part in ("go", "goes_on", "turn"))
+        body = LoopBody(self, turn)
         write(body)
         self._nodes.append(helper.make_node("Identity", [go], [goes_on], name=self._node_name(goes_on)))
         results = [self._own(name) for name in [*(c.after for c in body.carried), *body.collected]]
@@ -210,13 +229,14 @@ class GraphBuilder:
         names = [f"{c.inside}/last" for c in body.carried] + [f"{name}/rows" for name in body.collected]
         made = self.ops("Loop", [*trips, *(c.start for c in body.carried)], names, body=graph)
         if name is not None:
+            self._node_names.add(name)
             self._nodes[-1].name = name
         kept = len(body.carried)
         return made[:kept], dict(zip(body.collected, made[kept:], strict=True))
 
     def _own(self, name: str) -> str:
         """A copy, which only one output of a body has: a tensor may be handed out twice, or not be made here."""
-        return self.op("Identity", name)
+        return self.op("Identity", name, out="ftbc/out")
 
     # the result
 
@@ -239,7 +259,7 @@ class GraphBuilder:
     ) -> onnx.ModelProto:
         """The finished model: only the initializers that are read, and the opset imports that are used."""
         used = {name for node in self._nodes for name in node_inputs(node)} | {value.name for value in outputs}
-        domains = {node.domain or "" for node in self._nodes} | {""}
+        domains = {node.domain or "" for node in all_nodes(self._nodes)} | {""}
         graph = helper.make_graph(
             self._nodes,
             name,
@@ -264,12 +284,21 @@ class GraphBuilder:
 
 @dataclass
 class Carried:
-    """What a Loop hands from turn to turn: names of its value before the first turn, in a turn, and after it."""
+    """What a Loop hands from turn to turn.
+
+    Attributes:
+        start: its value before the first turn, which may have fewer axes or shorter ones.
+        inside: in a turn.
+        after: after a turn.
+        kind: element type.
+        rank: axes after the first turn; None: not known.
+    """
 
     start: str
     inside: str
     after: str
     kind: int
+    rank: int | None = None
 
 
 @dataclass
@@ -285,10 +314,10 @@ class LoopBody:
     carried: list[Carried] = field(default_factory=list)
     collected: dict[str, int] = field(default_factory=dict)
 
-    def carry(self, name: str, start: str, kind: int = onnx.TensorProto.FLOAT) -> str:
+    def carry(self, name: str, start: str, kind: int = onnx.TensorProto.FLOAT, rank: int | None = None) -> str:
         """Declare a value that is handed on, and what it is before the first turn; returns its name in a turn."""
         inside = self.builder.unique(f"{name}/before")
-        self.carried.append(Carried(start, inside, inside, kind))
+        self.carried.append(Carried(start, inside, inside, kind, rank))
         return inside
 
     def pass_on(self, inside: str, after: str) -> None:

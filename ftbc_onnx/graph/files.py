@@ -149,18 +149,19 @@ def _check(source: SourceModel) -> None:
         raise ModelError(f"'{source.name}' is not valid ONNX: {_short(error)}") from error
 
 
-def load_snn(path: str | os.PathLike[str]) -> onnx.ModelProto:
-    """Read a model that this package emitted.
+def load_snn(source: str | os.PathLike[str] | bytes) -> onnx.ModelProto:
+    """Read a model that this package emitted, from a file or from the bytes of one.
 
     Raises:
         ModelError: it cannot be read, or it is no such model.
     """
-    source = _read(Path(path))
-    if not any(entry.key == _MARK for entry in source.model.metadata_props):
+    name = "model" if isinstance(source, bytes) else os.fspath(source)
+    model = _parse(source, f"'{name}'") if isinstance(source, bytes) else _read(Path(source)).model
+    if not any(entry.key == _MARK for entry in model.metadata_props):
         raise ModelError(
-            f"'{path}' is no spiking network made by ftbc-onnx: convert the ANN first (ftbc-onnx convert {path})"
+            f"'{name}' is no spiking network made by ftbc-onnx: convert the ANN first (ftbc-onnx convert {name})"
         )
-    return source.model
+    return model
 
 
 def save(model: onnx.ModelProto, path: Path) -> None:

@@ -14,7 +14,7 @@ import onnx
 from onnx import helper
 
 from ftbc_onnx.graph.builder import GraphBuilder
-from ftbc_onnx.graph.view import GraphView
+from ftbc_onnx.graph.view import GraphView, names_inside
 from ftbc_onnx.graph.weights import add_initializers, skeleton
 
 TIME = "ftbc/time"
@@ -71,6 +71,7 @@ class Recorder:
         self.steps = steps_of(model, steps)
         self.view = GraphView(flat(model))
         self.builder = GraphBuilder.on(self.view.model)
+        self.builder.avoid(name for node in model.graph.node for name in (*node.output, *names_inside(node)))
         self.loops = time_loop(model) is not None
         self._there = {value.name for value in model.graph.output}
         self._rows: list[_Row] = []

@@ -105,7 +105,8 @@ class _Counter:
     def __post_init__(self) -> None:
         self.builder = self.recorder.builder
         self.view = self.recorder.view
-        pairs = [(s.name, t, events_name(self.plan, s, t)) for s in self.plan.sites for t in self.recorder.steps]
+        coded = self.plan.sites if self.plan.neuron.coding == "differential" else ()
+        pairs = [(s.name, t, events_name(self.plan, s, t)) for s in coded for t in self.recorder.steps]
         self.events = {spikes_name(name, t): sent for name, t, sent in pairs}
 
     def result(self, synapses: list[Synapses]) -> onnx.ModelProto:

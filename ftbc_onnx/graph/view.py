@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 
 import numpy as np
@@ -21,9 +21,26 @@ def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
             yield from attribute.graphs
 
 
+def all_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    """Nodes, and those of their bodies."""
+    for node in nodes:
+        yield node
+        for body in subgraphs(node):
+            yield from all_nodes(body.node)
+
+
 def count_nodes(graph: onnx.GraphProto) -> int:
     """Nodes of a graph, those of bodies included."""
-    return sum(1 + sum(count_nodes(body) for body in subgraphs(node)) for node in graph.node)
+    return sum(1 for _ in all_nodes(graph.node))
+
+
+def names_inside(node: onnx.NodeProto) -> Iterator[str]:
+    """Names of tensors that the bodies of a node make or take in."""
+    for body in subgraphs(node):
+        yield from (value.name for value in (*body.input, *body.initializer))
+        for inner in body.node:
+            yield from inner.output
+            yield from names_inside(inner)
 
 
 def captured_names(graph: onnx.GraphProto) -> set[str]:

@@ -2,12 +2,13 @@
 
 After step t the sum of the mean spikes should be (t+1) * mean(a). The mean spike of a channel grows with its bias, so
 
-    target[t] = clip((t+1) * mean(a) - sum over i < t of mean(s[i]),  lowest, theta)
+    target[t] = clip((t+1) * mean(a) - sum over i < t of mean(s[i]),  lowest, most)
     b[t] = the bias with mean(s[t]) = target[t]
 
-with lowest = 0, or -theta for neurons that send both signs, is found by bisection of [-theta, theta], `HALVINGS` times,
-in the graph. So the expected error is zero *after each step*, the condition of the paper's theorem, in one pass over
-one batch. If no bias (b = 0) comes as close, none is taken: a channel that is silent in both networks keeps b = 0.
+with most = theta (times the gain, if there is one) and lowest = 0, or -most for neurons that send both signs. It is
+found by bisection of [-theta, theta], `HALVINGS` times, in the graph. So the expected error is zero *after each step*,
+the condition of the paper's theorem, in one pass over one batch. If no bias (b = 0) comes as close, none is taken: a
+channel that is silent in both networks keeps b = 0.
 
 Several batches: each is solved on its own, and the biases are averaged, weighted by their samples.
 """
@@ -42,8 +43,8 @@ class SolveRule:
         zero = sink.constant(0.0)
         target = sink.op("Sub", sink.op("Mul", probe.activation, probe.steps), probe.sent)
         lowest = probe.neuron.lowest
-        floor = sink.op("Mul", probe.threshold, sink.constant(float(lowest))) if lowest else zero
-        target = sink.op("Min", sink.op("Max", target, floor), probe.threshold, out="target")
+        floor = sink.op("Mul", probe.most, sink.constant(float(lowest))) if lowest else zero
+        target = sink.op("Min", sink.op("Max", target, floor), probe.most, out="target")
 
         def halve(carried: Sequence[str]) -> tuple[str, str]:
             middle, reach = carried

@@ -7,6 +7,9 @@ The step form is for a caller who keeps the state. A synchronous plan has the un
 
 from __future__ import annotations
 
+import numpy as np
+
+from ftbc_onnx.graph.builder import GraphBuilder
 from ftbc_onnx.graph.classes import NodeClass
 from ftbc_onnx.graph.emit.loop import emit_loop
 from ftbc_onnx.graph.emit.one_step import emit_step
@@ -16,10 +19,8 @@ from ftbc_onnx.plan import SpikingPlan
 
 _FORMS = {"unrolled": emit_unrolled, "loop": emit_loop, "step": emit_step}
 
-LARGEST = 3700
+LARGEST = 4000
 """Nodes of an unrolled network beyond which ``auto`` takes the loop form."""
-
-_PER_SITE = 9  # nodes of a site in one step, about
 
 
 def emit(network: Network, plan: SpikingPlan, form: str = "auto") -> Emitted:
@@ -34,7 +35,7 @@ def emit(network: Network, plan: SpikingPlan, form: str = "auto") -> Emitted:
         ModelError: it cannot be emitted, or not in this form.
     """
     if form == "auto":
-        form = "unrolled" if plan.synchronous or unrolled_nodes(network, plan.steps) <= LARGEST else "loop"
+        form = "unrolled" if plan.synchronous or unrolled_nodes(network, plan) <= LARGEST else "loop"
     return _FORMS[form](network, plan)
 
 
@@ -43,7 +44,12 @@ def emit_quick(network: Network, plan: SpikingPlan) -> Emitted:
     return emit(network, plan, "unrolled" if plan.synchronous else "loop")
 
 
-def unrolled_nodes(network: Network, steps: int) -> int:
-    """About how many nodes the unrolled form has."""
-    repeated = sum(kind is not NodeClass.STATIC for kind in network.classes.values())
-    return steps * (repeated + _PER_SITE * len(network.sites))
+def unrolled_nodes(network: Network, plan: SpikingPlan) -> int:
+    """About how many nodes the unrolled form has: those of the network, and those of its neurons, at every step."""
+    repeated = sum(kind not in (NodeClass.STATIC, NodeClass.SITE) for kind in network.classes.values())
+    scratch = GraphBuilder(network.view.opset)
+    for site in plan.sites:
+        neuron = plan.neuron_of(site)
+        state = tuple(f"state{i}" for i, _ in enumerate(neuron.initial_state(np.ones(1, np.float32))))
+        neuron.emit_step(scratch, "current", state, "unit", "bias")
+    return plan.steps * (repeated + len(scratch.take_nodes()))

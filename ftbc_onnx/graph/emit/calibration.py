@@ -67,6 +67,7 @@ class Probe:
         threshold: theta.
         bias: the old bias b[t].
         neuron: the site's neuron.
+        most: the largest spike that travels on: theta, times the gain if there is one.
     """
 
     sink: Sink
@@ -79,10 +80,12 @@ class Probe:
     _site: SpikingSite
     _held: tuple[str, ...]
     _unit: str
+    most: str = field(init=False)
     _height: str = field(init=False)
     _base: str | None = field(init=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "most", self.neuron.emit_height(self.sink, self.threshold))
         object.__setattr__(self, "_height", self.neuron.emit_height(self.sink, self._unit))
         base = self.neuron.emit_base(self.sink, self._held)
         mean = None if base is None else self.sink.mean(base, self._site.mean_axes)
@@ -262,7 +265,7 @@ def _emit_loop(builder: GraphBuilder, network: Network, plan: SpikingPlan, rule:
     for site in plan.sites:
         fired, shape = made[site.name], (plan.steps, site.channels)
         for inside, name in ((fired.bias, new_bias_name(site.name)), (fired.mean, mean_spikes_name(site.name))):
-            builder.reshape(collected[inside], shape, out=name)
+            builder.alias(builder.reshape(collected[inside], shape), name)
             outputs.append(_table(name, plan.steps, site))
     return outputs
 

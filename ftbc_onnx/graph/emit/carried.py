@@ -32,18 +32,21 @@ class CarriedStep(StepEmitter):
         if self._turn is None:
             turn = self._body.turn
             if self._last is not None:
-                turn = self._builder.op("Min", turn, self._builder.constant(np.array(self._last, np.int64)))
-            self._turn = self._builder.reshape(turn, (1,), out="time/turn")
-        return self._builder.op("Gather", table, self._turn, axis=0)
+                turn = self._builder.op(
+                    "Min", turn, self._builder.constant(np.array(self._last, np.int64)), out="ftbc/time/clipped"
+                )
+            self._turn = self._builder.reshape(turn, (1,), out="ftbc/time/turn")
+        return self._builder.op("Gather", table, self._turn, out="ftbc/time/row", axis=0)
 
-    def carry(self, name: str, kind: int = onnx.TensorProto.FLOAT) -> str:
-        """Declare a state that starts from 0, []."""
+    def carry(self, name: str, kind: int = onnx.TensorProto.FLOAT, rank: int | None = None) -> str:
+        """Declare a state that starts from 0, []; of so many axes from then on (None: not known)."""
         zero = self._builder.constant(np.zeros((), onnx.helper.tensor_dtype_to_np_dtype(kind)))
-        return self._body.carry(name, zero, kind)
+        return self._body.carry(name, zero, kind, rank)
 
-    def carry_state(self, name: str, start: tuple[str, ...]) -> tuple[str, ...]:
+    def carry_state(self, name: str, start: tuple[str, ...], rank: int | None = None) -> tuple[str, ...]:
         """The state of some neurons before this step, declared with what it is before the first."""
-        return tuple(self._body.carry(f"{name}/state{i}", value) for i, value in enumerate(start))
+        kind = onnx.TensorProto.FLOAT
+        return tuple(self._body.carry(f"{name}/state{i}", value, kind, rank) for i, value in enumerate(start))
 
     def pass_on(self, before: tuple[str, ...], after: tuple[str, ...]) -> None:
         """What a state is before the next step."""
@@ -85,12 +88,15 @@ class CarriedStep(StepEmitter):
     def _carried(self, tensor: str, what: str) -> str:
         """A tensor is made as currents, of which there is a sum, or as means, of which there is a total: one state."""
         if tensor not in self._before:
-            self._before[tensor] = self.carry(f"{tensor}/{what}", self._kind(tensor))
+            shape = self._network.view.shape(tensor)
+            rank = None if shape is None else len(shape)
+            self._before[tensor] = self.carry(f"{tensor}/{what}", self._kind(tensor), rank)
         return self._before[tensor]
 
     def steps(self, kind: int) -> str:
         """The number of steps up to this one, []."""
         if kind not in self._counts:
-            whole = self._builder.op("Add", self._body.turn, self._builder.constant(np.array(1, np.int64)))
-            self._counts[kind] = self._builder.op("Cast", whole, to=kind, out="time/steps")
+            one = self._builder.constant(np.array(1, np.int64))
+            whole = self._builder.op("Add", self._body.turn, one, out="ftbc/time/whole")
+            self._counts[kind] = self._builder.op("Cast", whole, to=kind, out="ftbc/time/steps")
         return self._counts[kind]

@@ -48,6 +48,7 @@ def emit_loop(network: Network, plan: SpikingPlan) -> Emitted:
     builder = GraphBuilder(network.view.opset)
     builder.reserve(value.name for value in network.view.inputs)
     StepEmitter(builder, network).keep_static()
+    builder.promise(network.view.output_names)
     turn = Turn(builder, network, plan)
     places: dict[str, int] = {}
 
@@ -114,7 +115,7 @@ class Turn:
     def fire(self, step: CarriedStep, site: SpikingSite, current: str) -> str:
         """The site's spikes in this turn; its state moves on."""
         start = self.populations[site.name]
-        state = step.carry_state(site.name, start.state)
+        state = step.carry_state(site.name, start.state, site.rank)
         bias = step.row(self.tables[site.name])
         with self.builder.scope(f"{site.name}/step"):
             neuron = self.plan.neuron_of(site)
@@ -137,7 +138,8 @@ class Turn:
         steps = step.steps(kind)
         with builder.scope(f"{output}/delayed"):
             total = builder.op("Mul", mean, steps) if output in self.network.mean_form else step.sum(output, 0)
-            before = step.carry(f"{output}/dropped", kind)
+            shape = self.network.view.shape(output)
+            before = step.carry(f"{output}/dropped", kind, None if shape is None else len(shape))
             after = builder.op("Where", builder.op("Equal", steps, first), total, before)
             step.pass_on((before,), (after,))
             count = builder.op("Max", builder.op("Sub", steps, first), builder.constant(np.array(1, number)))

@@ -64,23 +64,26 @@ def emit_step(network: Network, plan: SpikingPlan) -> Emitted:
     builder = GraphBuilder(network.view.opset)
     builder.reserve([*(value.name for value in network.view.inputs), STEP])
     StepEmitter(builder, network).keep_static()
+    builder.promise([*network.view.output_names, NEXT])
     body = LoopBody(builder, STEP)
     step = CarriedStep(builder, network, body, last=plan.steps)
     turn = Turn(builder, network, plan, beyond=True)
     for output, value in turn.write(step).items():
         builder.alias(value, output)
-    builder.op("Add", STEP, builder.constant(np.array(1, np.int64)), out=NEXT)
+    builder.alias(builder.op("Add", STEP, builder.constant(np.array(1, np.int64)), out="ftbc/following"), NEXT)
     info = helper.make_tensor_value_info
     inputs, outputs = [info(STEP, onnx.TensorProto.INT64, [])], [info(NEXT, onnx.TensorProto.INT64, [])]
     starts = {tensor.name: tensor for tensor in builder.initializers}
     kept, listed = [], []
     for carried in body.carried:
-        start = _full_rank(numpy_helper.to_array(starts[carried.start]), network, carried.inside)
+        start, rank = np.asarray(numpy_helper.to_array(starts[carried.start])), carried.rank
+        if rank is not None and start.ndim < rank:  # so that a caller need not change the rank
+            start = start.reshape((1,) * (rank - start.ndim) + start.shape)
         after = f"{carried.inside.removesuffix('/before')}/after"
         builder.alias(carried.after, after)
         kept.append(numpy_helper.from_array(start, f"{carried.inside}/start"))
         listed.append([carried.inside, after, kept[-1].name])
-        dims = [None] * start.ndim
+        dims = None if rank is None else [None] * rank
         inputs.append(info(carried.inside, carried.kind, dims))
         outputs.append(info(after, carried.kind, dims))
     model = builder.to_model(
@@ -98,18 +101,17 @@ def read_states(model: onnx.ModelProto) -> list[State]:
     """The states of a model in the step form.
 
     Raises:
-        ModelError: it is not in the step form.
+        ModelError: it is not in the step form, or the values before the first step are missing.
     """
     entry = next((entry.value for entry in model.metadata_props if entry.key == STATES), None)
     if entry is None:
         raise ModelError("the model is not in the step form: convert the ANN with --form step")
     values = {tensor.name: tensor for tensor in model.graph.initializer}
-    return [
-        State(name, after, np.asarray(numpy_helper.to_array(values[start]))) for name, after, start in json.loads(entry)
-    ]
-
-
-def _full_rank(start: np.ndarray, network: Network, name: str) -> np.ndarray:
-    """A start with as many axes as its tensor has, where that is known: a caller need not change the rank."""
-    shape = None if start.ndim else network.view.shape(name.rsplit("/", 2)[0])
-    return start if not shape else start.reshape((1,) * len(shape))
+    listed = json.loads(entry)
+    missing = [start for _, _, start in listed if start not in values]
+    if missing:
+        raise ModelError(
+            f"initializer '{missing[0]}', a state before the first step, is missing: some tool removed what no node "
+            "reads; convert the ANN again, and leave the file as it is"
+        )
+    return [State(name, after, np.asarray(numpy_helper.to_array(values[start]))) for name, after, start in listed]

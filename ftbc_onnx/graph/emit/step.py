@@ -21,7 +21,7 @@ import onnx
 from ftbc_onnx.graph.builder import GraphBuilder
 from ftbc_onnx.graph.classes import SHAPE_ONLY, NodeClass
 from ftbc_onnx.graph.sites import Network
-from ftbc_onnx.graph.view import node_inputs, subgraphs
+from ftbc_onnx.graph.view import names_inside, node_inputs, subgraphs
 from ftbc_onnx.plan import SpikingSite
 
 Fire = Callable[[SpikingSite, int, str], str]
@@ -48,6 +48,7 @@ class StepEmitter:
         self._sums: dict[tuple[str, int], str] = {}
         self._totals: dict[tuple[str, int], str] = {}
         self._shape_readers = _shape_readers(network)
+        builder.avoid(name for node in network.view.nodes for name in names_inside(node))
 
     def keep_static(self) -> None:
         """Write what does not depend on t: static nodes that read no temporal tensor's shape, and the constants."""
@@ -98,8 +99,11 @@ class StepEmitter:
         if (tensor, t) not in self._means:
             total = self.sum(tensor, t)
             with self._builder.scope(f"{tensor}/{self._at(t)}"):
+                # the first mean is the first current, but has a name of its own: who reads it reads a mean
                 self._means[tensor, t] = (
-                    total if self._is_first(t) else self._builder.op("Div", total, self._count(t, tensor), out="mean")
+                    self._builder.op("Identity", total, out="mean")
+                    if self._is_first(t)
+                    else self._builder.op("Div", total, self._count(t, tensor), out="mean")
                 )
         return self._means[tensor, t]
 

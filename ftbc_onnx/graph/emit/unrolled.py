@@ -7,6 +7,7 @@ an initializer of shape [C], its temporal biases one of shape [T, C]; the output
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -203,11 +204,16 @@ def check_convertible(network: Network, window: Window) -> None:
     """Refuse what cannot be emitted in any form.
 
     Raises:
-        ModelError: the network has refusals; or a delayed mean is wanted of an output that depends on spikes and is no
-            float: a class number or a truth value, say.
+        ModelError: the network has refusals; or a tensor that is called as spikes are to be; or a delayed mean is
+            wanted of an output that depends on spikes and is no float: a class number or a truth value, say.
     """
     if network.refusals:
         raise ModelError("cannot be converted: " + "; ".join(map(str, network.refusals)))
+    taken = {name for node in network.view.nodes for name in node.output} | set(network.view.initializers)
+    for site in network.sites:
+        ours = re.compile(re.escape(site.name) + r"/(step|t\d+)/(spikes|events)")
+        for name in filter(ours.fullmatch, taken):
+            raise ModelError(f"the spikes of site '{site.name}' are to be called '{name}': rename that tensor")
     for name in network.view.output_names:
         kind = network.view.elem_type(name)
         if window.start and name in network.temporal and kind not in _FLOATS:
@@ -239,6 +245,7 @@ def emit_unrolled(network: Network, plan: SpikingPlan) -> Emitted:
     membranes = Membranes(builder, plan, units, biases, states)
     emitter = StepEmitter(builder, network)
     emitter.keep_static()
+    builder.promise(network.view.output_names)
     tensors: dict[str, list[str]] = {name: [] for name in network.view.output_names if name in network.temporal}
     if plan.synchronous:
         emitter.all_steps(plan.steps, membranes.fire_all)
