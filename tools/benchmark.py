@@ -2,10 +2,11 @@
 
     python tools/benchmark.py --data FOLDER [--json OUT] [--quick]
 
-Every case runs in a process of its own, for its peak memory; within a case all runs alternate with runs of the ANN, and
-a ratio is between medians of the same process. ``torch`` is the same network in plain PyTorch with time in the batch
-(`models/spiking.py`). Integrate-and-fire neurons with random thresholds and biases: speed does not depend on them much.
-FOLDER is described in `real_data.py`. Nothing else should run.
+Every case runs in a process of its own, for its peak memory; in it the ANN runs first, then the network, then the ANN
+again, and a ratio is between medians of the same process. (Runs that alternate would slow each other down: the threads
+of an onnxruntime session go on spinning for a while after a run.) ``torch`` is the same network in plain PyTorch with
+time in the batch (`models/spiking.py`). Integrate-and-fire neurons with random thresholds and biases: speed does not
+depend on them much. FOLDER is described in `real_data.py`. Nothing else should run.
 """
 
 from __future__ import annotations
@@ -58,19 +59,15 @@ def measure(case: dict[str, Any], data: Path) -> dict[str, Any]:
     x = rng.normal(0, 1, (case["batch"], *NETWORKS[case["network"]])).astype(np.float32)
     feeds = {network.view.inputs[0].name: x}
     ann = Session(network.view.model)
-    ann.run(feeds)
+    reference = _block(lambda: ann.run(feeds), case["seconds"] / 4)
     before = _peak()
     start = time.perf_counter()
     size, run = _prepare(case["form"], network, plan, feeds)
     created = time.perf_counter() - start
     run()
     peak = _peak() - before
-    budget, times, reference = case["seconds"], [], []
-    begun = time.perf_counter()
-    while len(times) < 3 or (time.perf_counter() - begun < budget and len(times) < 30):
-        for _ in range(steps if len(times) < 3 else 1):
-            reference.append(_seconds(lambda: ann.run(feeds)))
-        times.append(_seconds(run))
+    times = _block(run, case["seconds"])
+    reference += _block(lambda: ann.run(feeds), case["seconds"] / 4)
     ann_time, snn_time = statistics.median(reference), statistics.median(times)
     return {
         **{key: case[key] for key in ("network", "batch", "steps", "form")},
@@ -110,10 +107,16 @@ def _prepare(form: str, network: Any, plan: SpikingPlan, feeds: dict[str, np.nda
     return model.ByteSize(), lambda: session.run(feeds)
 
 
-def _seconds(run: Callable[[], Any]) -> float:
-    start = time.perf_counter()
+def _block(run: Callable[[], Any], seconds: float) -> list[float]:
+    """Times of runs in a row, after one that does not count."""
     run()
-    return time.perf_counter() - start
+    times: list[float] = []
+    begun = time.perf_counter()
+    while len(times) < 3 or (time.perf_counter() - begun < seconds and len(times) < 100):
+        start = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - start)
+    return times
 
 
 def _peak() -> float:

@@ -52,6 +52,7 @@ def flat(model: onnx.ModelProto) -> onnx.ModelProto:
     del light.graph.node[:]
     light.graph.node.extend([*nodes, *body.node])
     light.graph.input.extend(body.input)
+    light.graph.initializer.extend(body.initializer)
     return light
 
 

@@ -23,7 +23,7 @@ _SMALL = 1024  # elements: targets of Reshapes and the like, whose values shape 
 def exceeds(model: onnx.ModelProto, limit: int = LIMIT) -> bool:
     """Whether a model is too large for one message of `limit` bytes."""
     held = (t for t in model.graph.initializer if t.data_location != onnx.TensorProto.EXTERNAL)
-    if sum(math.prod(t.dims) * _itemsize(t) for t in held) >= limit:
+    if sum(tensor_bytes(t) for t in held) >= limit:
         return True
     try:
         return int(model.ByteSize()) >= limit
@@ -63,5 +63,7 @@ def add_initializers(model: onnx.ModelProto, tensors: Iterable[onnx.TensorProto]
         model.graph.initializer.add().CopyFrom(tensor)
 
 
-def _itemsize(tensor: onnx.TensorProto) -> int:
-    return int(np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type)).itemsize)
+def tensor_bytes(tensor: onnx.TensorProto) -> int:
+    """Bytes of a tensor's numbers, wherever they are."""
+    itemsize = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type)).itemsize
+    return int(math.prod(tensor.dims)) * int(itemsize)
