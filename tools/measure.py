@@ -242,8 +242,8 @@ def timing(data: Path) -> list[Row]:
         start = time.perf_counter()
         sessions[name] = Session(model)
         opened[name] = time.perf_counter() - start
-    for turn in range(6):
-        for name, (_model, fed) in models.items():
+    for name, (_model, fed) in models.items():  # in blocks: threads of a session spin for a while after a run
+        for turn in range(6):
             start = time.perf_counter()
             sessions[name].run(fed)
             if turn:
