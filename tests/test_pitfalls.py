@@ -161,7 +161,7 @@ def called_like(name: str, old: str = "d") -> onnx.ModelProto:
     return model
 
 
-@pytest.mark.parametrize("name", ["r/t0/spikes", "r/t1/membrane", "a/theta", "r/bias", "r/threshold"])
+@pytest.mark.parametrize("name", ["r/t1/membrane", "a/theta", "r/bias", "r/threshold"])
 def test_a_tensor_that_is_called_like_an_emitted_one(name: str) -> None:
     prove(Entry(name, lambda: called_like(name)))
 

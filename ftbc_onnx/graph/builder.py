@@ -5,7 +5,7 @@ Nodes of the source are copied as protobuf messages, so that every attribute and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -34,6 +34,7 @@ class GraphBuilder:
         self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
         self._names: set[str] = set()
         self._promised: set[str] = set()
+        self._avoided: set[str] = set()
         self._node_names: set[str] = set()
         self._scope = ""
 
@@ -74,11 +75,11 @@ class GraphBuilder:
 
     def avoid(self, names: Iterable[str]) -> None:
         """Never make these names; they may be there more than once, in bodies of the source."""
-        self._names.update(names)
+        self._avoided.update(names)
 
     def unique(self, name: str) -> str:
         """`name`, or with a number behind it if it is taken; claims it."""
-        return _claim(name, self._names)
+        return _claim(name, self._names, self._avoided)
 
     def _node_name(self, name: str) -> str:
         return _claim(name, self._node_names)
@@ -354,10 +355,10 @@ class LoopBody:
         self.collected[name] = kind
 
 
-def _claim(name: str, taken: set[str]) -> str:
-    """`name`, or with a number behind it if it is taken; adds it to what is taken."""
+def _claim(name: str, taken: set[str], avoided: Container[str] = ()) -> str:
+    """`name`, or with a number behind it if it is taken or to be avoided; adds it to what is taken."""
     candidate, count = name, 1
-    while candidate in taken:
+    while candidate in taken or candidate in avoided:
         count += 1
         candidate = f"{name}_{count}"
     taken.add(candidate)
