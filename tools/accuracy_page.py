@@ -99,9 +99,9 @@ def _defaults(results: Iterable[Result]) -> str:
             "images": r["images"],
             "ANN": f"{r['ann']:.1f}",
             "chosen": r["neuron"],
-            **{f"t={t}": f"{r['accuracy'][t - 1]:.1f}" for t in STEPS if t <= r["case"]["steps"]},
-            "no bias": f"{r['no_bias'][-1]:.1f}",
             "s": f"{r['seconds']:.0f}",
+            "no bias": f"{r['no_bias'][-1]:.1f}",
+            **{f"t={t}": f"{r['accuracy'][t - 1]:.1f}" if t <= r["case"]["steps"] else "" for t in STEPS},
         }
         for r in results
     ]
