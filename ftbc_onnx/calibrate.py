@@ -56,9 +56,9 @@ def calibrate(
         rows = rows_of(batch)
         old = {old_bias_name(name): bias for name, bias in biases.items()}
         new = session.run({**batch.feeds, **old}, [new_bias_name(name) for name in biases])
-        for name, tables in found.items():
+        for name, tables in found.items() if shrink else ():
             tables.append(new[new_bias_name(name)])
-        biases = {name: rule.combine(bias, found[name][-1], seen, rows) for name, bias in biases.items()}
+        biases = {name: rule.combine(bias, new[new_bias_name(name)], seen, rows) for name, bias in biases.items()}
         seen = seen + rows
         counts.append(rows)
         progress(seen)

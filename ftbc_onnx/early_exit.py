@@ -30,10 +30,15 @@ def relative_margin(scores: np.ndarray) -> np.ndarray:
         return np.asarray(np.divide(first - second, size, out=np.zeros_like(size), where=usable))
 
 
+def is_clear(scores: np.ndarray, averaged: int | np.ndarray, margin: float) -> np.ndarray:
+    """Whether l > M, [..., classes] -> [...]; `averaged` is n, the steps that the scores are a mean over."""
+    return np.asarray(averaged * relative_margin(scores) > margin)
+
+
 def steps_used(curve: np.ndarray, margin: float, window: Window) -> np.ndarray:
     """Steps after which each sample stops, from 1 to T: [T, B, classes] -> [B]; the window is that of the curve."""
     averaged = np.array([window.count(t) for t in range(len(curve))])  # n [T]
-    clear = averaged[:, None] * relative_margin(curve) > margin
+    clear = is_clear(curve, averaged[:, None], margin)
     return np.where(clear.any(axis=0), clear.argmax(axis=0) + 1, len(curve))
 
 

@@ -260,8 +260,7 @@ class _Planner:
     def _choose_gains(self, plan: SpikingPlan) -> tuple[SpikingPlan, Selection]:
         """No gain, the gain that is measured, and the middle between them (their geometric mean)."""
         job, start = self.job, self._with_quick_biases(plan)
-        batching = replace(self.batching, size=min(self.batching.size, self.fitted))
-        gains = find_gains(job.free, start, self.fit, batching=batching, samples=self.fitted, device=job.device)
+        gains = find_gains(job.free, start, self.fit, batching=self.batching, samples=self.fitted, device=job.device)
         halves = {name: np.sqrt(gain) for name, gain in gains.items()}
         plans = (plan, plan.with_gains(halves), plan.with_gains(gains))
         found = (start, *(self._with_quick_biases(p) for p in plans[1:]))

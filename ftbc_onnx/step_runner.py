@@ -1,9 +1,13 @@
 """Run a network in the step form, step by step: its state stays on the device, between steps it is not copied.
 
-runner = StepRunner("model.snn_T8.onnx")
-for frame in frames:
-    scores = runner.step(frame)["logits"]        # as if the run ended here
-runner.reset()
+In short:
+
+    runner = StepRunner("model.snn_T8.onnx")
+    for frame in frames:
+        scores = runner.step(frame)["logits"]        # as if the run ended here
+    runner.reset()
+
+The state is that of all samples of a batch.
 """
 
 from __future__ import annotations
@@ -15,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from ftbc_onnx.config import check_margin
-from ftbc_onnx.early_exit import relative_margin
+from ftbc_onnx.early_exit import is_clear
 from ftbc_onnx.errors import ConfigError, DataError
 from ftbc_onnx.graph.emit.one_step import NEXT, STEP, read_states
 from ftbc_onnx.graph.files import load_snn
@@ -124,7 +128,7 @@ class StepRunner:
             if not t:
                 decided, used = scores.argmax(1), np.zeros(len(scores), np.int64)
             open_still = used == 0
-            clear = self._window.count(t) * relative_margin(scores) > margin
+            clear = is_clear(scores, self._window.count(t), margin)
             decided = np.where(open_still, scores.argmax(1), decided)
             used = np.where(open_still & (clear | (t + 1 == self.steps)), t + 1, used)
             if np.all(used):

@@ -192,11 +192,11 @@ class GraphBuilder:
             for name, after in zip(inside, body(inside), strict=True):
                 turn.pass_on(name, after)
 
-        return self.loop(count, write)[0]
+        return list(self.loop(count, write)[0].values())
 
     def loop(
         self, count: int, write: Callable[[LoopBody], None], name: str | None = None
-    ) -> tuple[list[str], dict[str, str]]:
+    ) -> tuple[dict[str, str], dict[str, str]]:
         """A Loop of `count` turns; what `write` writes may read any tensor around it.
 
         Args:
@@ -205,8 +205,7 @@ class GraphBuilder:
             name: of the Loop node, for those who look for it; None: any.
 
         Returns:
-            What was carried, after the last turn, in the order in which it was declared; and what was collected, one
-            row per turn, by the names inside.
+            What was carried, after the last turn, and what was collected, one row per turn; both by the names inside.
         """
         outer, self._nodes = self._nodes, []
         go, goes_on, turn = (self.unique(f"{self._scope}ftbc/{part}") for part in ("go", "goes_on", "turn"))
@@ -238,7 +237,8 @@ class GraphBuilder:
             self._node_names.add(name)
             self._nodes[-1].name = name
         kept = len(body.carried)
-        return made[:kept], dict(zip(body.collected, made[kept:], strict=True))
+        last = {c.inside: name for c, name in zip(body.carried, made[:kept], strict=True)}
+        return last, dict(zip(body.collected, made[kept:], strict=True))
 
     def _weights_inside(self, nodes: Iterable[onnx.NodeProto]) -> list[onnx.TensorProto]:
         """Copies of the weights that the nodes of a body read, for the body to hold, and the nodes reading those.

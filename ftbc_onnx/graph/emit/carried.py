@@ -73,7 +73,7 @@ class CarriedStep(StepEmitter):
         return False
 
     def _count(self, t: int, like: str) -> str:  # noqa: ARG002
-        return self.steps(self._kind(like))
+        return self.steps(self.kind(like))
 
     def _sum_before(self, tensor: str, t: int) -> str:  # noqa: ARG002
         return self._carried(tensor, "sum")
@@ -81,16 +81,12 @@ class CarriedStep(StepEmitter):
     def _total_before(self, tensor: str, t: int) -> str:  # noqa: ARG002
         return self._carried(tensor, "total")
 
-    def kind(self, tensor: str) -> int:
-        """Element type of a tensor (float32 where it is not known)."""
-        return self._kind(tensor)
-
     def _carried(self, tensor: str, what: str) -> str:
         """A tensor is made as currents, of which there is a sum, or as means, of which there is a total: one state."""
         if tensor not in self._before:
             shape = self._network.view.shape(tensor)
             rank = None if shape is None else len(shape)
-            self._before[tensor] = self.carry(f"{tensor}/{what}", self._kind(tensor), rank)
+            self._before[tensor] = self.carry(f"{tensor}/{what}", self.kind(tensor), rank)
         return self._before[tensor]
 
     def steps(self, kind: int) -> str:

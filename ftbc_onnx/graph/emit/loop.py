@@ -50,17 +50,17 @@ def emit_loop(network: Network, plan: SpikingPlan) -> Emitted:
     StepEmitter(builder, network).keep_static()
     builder.promise(network.view.output_names)
     turn = Turn(builder, network, plan)
-    places: dict[str, int] = {}
+    carried: dict[str, str] = {}
 
     def write(body: LoopBody) -> None:
         step = CarriedStep(builder, network, body)
         for output, value in turn.write(step).items():
-            places[output] = len(body.carried)
-            step.pass_on((step.carry(f"{output}/output", step.kind(output)),), (value,))
+            carried[output] = step.carry(f"{output}/output", step.kind(output))
+            step.pass_on((carried[output],), (value,))
 
     last, _ = builder.loop(plan.steps, write, TIME)
-    for output, place in places.items():
-        builder.alias(last[place], output)
+    for output, inside in carried.items():
+        builder.alias(last[inside], output)
     model = builder.to_model(
         network.view.graph.name or "snn",
         network.view.inputs,

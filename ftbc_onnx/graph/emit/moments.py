@@ -29,15 +29,14 @@ def emit_moments(network: Network, plan: SpikingPlan) -> onnx.ModelProto:
     builder.reserve(value.name for value in network.view.inputs)
     emit_ann(builder, network)
     turn = Turn(builder, network, plan)
-    places: dict[str, int] = {}
+    totals: dict[str, str] = {}
 
     def write(body: LoopBody) -> None:
         step = CarriedStep(builder, network, body)
 
         def fire(site: SpikingSite, _t: int, current: str) -> str:
             spikes = turn.fire(step, site, current)
-            places[site.name] = len(body.carried)
-            total = step.carry(f"{site.name}/total")
+            totals[site.name] = total = step.carry(f"{site.name}/total")
             step.pass_on((total,), (builder.op("Add", total, spikes),))
             return spikes
 
@@ -48,7 +47,7 @@ def emit_moments(network: Network, plan: SpikingPlan) -> onnx.ModelProto:
     for site in plan.sites:
         a = site.spikes
         with builder.scope(f"{site.name}/moment"):
-            r = builder.op("Div", last[places[site.name]], builder.constant(float(plan.steps)))
+            r = builder.op("Div", last[totals[site.name]], builder.constant(float(plan.steps)))
             products = (a, r, builder.op("Mul", a, a), builder.op("Mul", r, r), builder.op("Mul", a, r))
             rows = [builder.reshape(builder.mean(x, site.mean_axes), (1, site.channels)) for x in products]
         name = builder.op("Concat", *rows, out=moments_name(site.name), axis=0)

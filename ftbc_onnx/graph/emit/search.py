@@ -65,14 +65,13 @@ def emit_search(
     builder = GraphBuilder(network.view.opset)
     builder.reserve(value.name for value in network.view.inputs)
     emit_ann(builder, network)
-    trials = {
-        site.name: [
-            _Trial(builder, plan, site, rule, error, f"{site.name}/candidate{j}", candidate)
+    trials: dict[str, list[_Trial]] = {}
+    for site in plan.sites:
+        activation = builder.mean(site.spikes, site.mean_axes, out=f"{site.name}/activation")
+        trials[site.name] = [
+            _Trial(builder, plan, site, activation, rule, error, f"{site.name}/candidate{j}", candidate)
             for j, candidate in enumerate(candidates[site.name])
         ]
-        for site in plan.sites
-    }
-    order: list[str] = []
 
     def write(body: LoopBody) -> None:
         step = CarriedStep(builder, network, body)
@@ -82,10 +81,8 @@ def emit_search(
             return first
 
         step.step(0, fire)
-        order.extend(carried.inside for carried in body.carried)
 
-    last, _ = builder.loop(plan.steps, write)
-    final = dict(zip(order, last, strict=True))
+    final, _ = builder.loop(plan.steps, write)
     outputs = []
     for site in plan.sites:
         tried = trials[site.name]
@@ -103,6 +100,7 @@ class _Trial:
     builder: GraphBuilder
     plan: SpikingPlan
     site: SpikingSite
+    activation: str
     rule: Rule | None
     error: str
     name: str
@@ -121,7 +119,6 @@ class _Trial:
             self.unit = self.neuron.emit_unit(builder, self.theta)
             self.start = self.neuron.emit_initial_state(builder, self.unit)
             self.biases = builder.constant(np.asarray(table, np.float32).reshape(rows))
-            self.activation = builder.mean(site.spikes, site.mean_axes)
 
     def step(self, step: CarriedStep, current: str) -> str:
         """One turn: spikes, and the error so far."""

@@ -145,7 +145,7 @@ class StepEmitter:
 
     def _count(self, t: int, like: str) -> str:
         """The number of steps up to step t, of the type of a tensor (float32 where it is not known)."""
-        kind = onnx.helper.tensor_dtype_to_np_dtype(self._kind(like))
+        kind = onnx.helper.tensor_dtype_to_np_dtype(self.kind(like))
         return self._builder.constant(np.array(t + 1, dtype=kind))
 
     def _sum_before(self, tensor: str, t: int) -> str:
@@ -154,7 +154,8 @@ class StepEmitter:
     def _total_before(self, tensor: str, t: int) -> str:
         return self._total(tensor, t - 1)
 
-    def _kind(self, tensor: str) -> int:
+    def kind(self, tensor: str) -> int:
+        """Element type of a tensor (float32 where it is not known)."""
         return self._network.view.elem_type(tensor) or onnx.TensorProto.FLOAT
 
     def _sites_of(self, node: onnx.NodeProto) -> list[SpikingSite]:

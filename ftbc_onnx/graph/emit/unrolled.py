@@ -22,6 +22,9 @@ from ftbc_onnx.graph.sites import Network
 from ftbc_onnx.plan import SpikingPlan, SpikingSite
 from ftbc_onnx.window import Window
 
+_SPIKES = re.compile(r"(.*)/(?:step|t\d+)/(?:spikes|events)", re.DOTALL)
+"""Names that `spikes_name` and `events_name` give, with the site."""
+
 _FLOATS = (
     onnx.TensorProto.FLOAT,
     onnx.TensorProto.DOUBLE,
@@ -209,11 +212,11 @@ def check_convertible(network: Network, window: Window) -> None:
     """
     if network.refusals:
         raise ModelError("cannot be converted: " + "; ".join(map(str, network.refusals)))
-    taken = {name for node in network.view.nodes for name in node.output} | set(network.view.initializers)
-    for site in network.sites:
-        ours = re.compile(re.escape(site.name) + r"/(step|t\d+)/(spikes|events)")
-        for name in filter(ours.fullmatch, taken):
-            raise ModelError(f"the spikes of site '{site.name}' are to be called '{name}': rename that tensor")
+    sites = {site.name for site in network.sites}
+    for name in (*network.view.producers, *network.view.initializers):
+        ours = _SPIKES.fullmatch(name)
+        if ours is not None and ours[1] in sites:
+            raise ModelError(f"the spikes of site '{ours[1]}' are to be called '{name}': rename that tensor")
     for name in network.view.output_names:
         kind = network.view.elem_type(name)
         if window.start and name in network.temporal and kind not in _FLOATS:
