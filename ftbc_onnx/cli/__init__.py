@@ -1,0 +1,57 @@
+"""The command line: one module per command. Data go to stdout, everything else to stderr.
+
+Exit codes are those of `ftbc_onnx.errors`: 0 success, 2 options, 3 model, 4 data, 5 calibration, 6 device,
+7 verification, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from ftbc_onnx.cli.convert import convert
+from ftbc_onnx.cli.evaluate import evaluate
+from ftbc_onnx.cli.inspect import inspect
+from ftbc_onnx.errors import ConfigError, FtbcError
+
+
+def main() -> None:
+    """Entry point of ``ftbc-onnx``: one line and an exit code for every error that is not a bug."""
+    try:
+        cli.main(standalone_mode=False)
+    except click.exceptions.Abort:
+        _fail("interrupted: nothing was written", 130)
+    except click.ClickException as error:
+        if isinstance(error, getattr(click.exceptions, "NoArgsIsHelpError", ())):  # of click 8.2 and newer
+            click.echo(error.format_message(), err=True)
+            sys.exit(ConfigError.exit_code)
+        _fail(f"{error.format_message()} (see ftbc-onnx --help)", ConfigError.exit_code)
+    except FtbcError as error:
+        _fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        _fail("interrupted: nothing was written", 130)
+    except BrokenPipeError:
+        sys.exit(0)
+
+
+def _fail(message: str, code: int) -> None:
+    click.echo(f"ftbc-onnx: error: {message}", err=True)
+    sys.exit(code)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="ftbc-onnx", prog_name="ftbc-onnx")
+def cli() -> None:
+    """Convert a trained ANN in ONNX into a spiking network in ONNX that plain onnxruntime runs.
+
+    \b
+    Examples:
+      ftbc-onnx inspect model.onnx
+      ftbc-onnx convert model.onnx --calib-data images/ --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225
+      ftbc-onnx evaluate model.snn_T8.onnx --eval-data test.npz
+    """
+
+
+for command in (convert, inspect, evaluate):
+    cli.add_command(command)

@@ -1,0 +1,121 @@
+"""``ftbc-onnx convert``: convert, calibrate, verify, evaluate, write."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from ftbc_onnx.cli.options import (
+    common,
+    data_options,
+    early_exit_option,
+    method_options,
+    output_options,
+    scope_options,
+)
+from ftbc_onnx.cli.screen import progress_bars, set_up_logging
+from ftbc_onnx.cli.values import preprocessing_of
+from ftbc_onnx.config import ConvertConfig
+from ftbc_onnx.errors import ConfigError
+from ftbc_onnx.pipeline import convert as convert_model
+from ftbc_onnx.pipeline import default_output
+from ftbc_onnx.report import print_conversion
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="Where to write [default: MODEL.snn_T8.onnx beside MODEL]."
+)
+@click.option("-T", "--steps", type=int, default=8, show_default=True, help="Number of time steps.")
+@click.option(
+    "--calib-data", help="Calibration data: .npz, .npy, a folder of images or of npz, or script.py[:function]."
+)
+@click.option("--calib-samples", type=int, default=256, show_default=True, help="Calibration samples used, at most.")
+@click.option(
+    "--random-data", is_flag=True, help="Calibrate on random data (a dry run; marked in the report and the file)."
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the random data.")
+@click.option("--eval-data", help="Evaluation data with labels: accuracy of the ANN and after every step.")
+@early_exit_option
+@method_options
+@output_options
+@click.option(
+    "--running-mean", is_flag=True, help="Also give the output after every step, as OUTPUT/running_mean [T, ...]."
+)
+@click.option(
+    "--verify/--no-verify", default=True, show_default=True, help="Compare the result with a NumPy run of its plan."
+)
+@click.option("--strict", is_flag=True, help="Refuse a network with operators that are no spike arithmetic.")
+@scope_options
+@data_options
+@common
+def convert(
+    *,
+    model: Path,
+    output: Path | None,
+    calib_data: str | None,
+    eval_data: str | None,
+    threshold: str | None,
+    percentile: float | None,
+    label_offset: int,
+    verbose: bool,
+    quiet: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Convert MODEL, calibrate its temporal biases, and write a spiking network.
+
+    \b
+    Examples:
+      ftbc-onnx convert resnet.onnx -T 8 --calib-data train_images/ --eval-data val.npz
+      ftbc-onnx convert model.onnx -T 4 --calib-data calib.npz --rule paper --alpha 0.5
+      ftbc-onnx convert qcfs.onnx -T 8                  (a QCFS model states its own thresholds)
+    """
+    set_up_logging(verbose, quiet)
+    preprocessing = preprocessing_of(options)
+    if threshold is None:
+        threshold = "auto" if percentile is None else "percentile"
+    if percentile is not None:
+        if threshold != "percentile":
+            raise ConfigError(f"--percentile goes with --threshold percentile, not with {threshold}")
+        options["percentile"] = percentile
+    options["readout"] = options["readout"] or ("mean" if options["readout_from"] is None else "delayed")
+    config = ConvertConfig.from_options({"threshold": threshold, **options})
+    target = output or default_output(model, config.steps)
+    _check_target(target, model)
+    with progress_bars(quiet or as_json) as progress:
+        result = convert_model(
+            model,
+            calib_data,
+            eval_data=eval_data,
+            preprocessing=preprocessing,
+            config=config,
+            label_offset=label_offset,
+            progress=progress,
+        )
+    written = result.save(target)
+    if as_json:
+        click.echo(json.dumps({**result.report, "output": str(written)}, indent=1))
+    else:
+        console = Console(emoji=False)
+        print_conversion(console, result.report, verbose)
+        console.print(
+            f"wrote {written} ({written.stat().st_size / 1e6:.2f} MB)", highlight=False, soft_wrap=True, markup=False
+        )
+
+
+def _check_target(target: Path, model: Path) -> None:
+    """Refuse a target that could not be written, before any long work."""
+    if target.is_dir():
+        raise ConfigError(f"--output '{target}' is a folder: give the name of a file")
+    if target.exists() and model.exists() and target.samefile(model):
+        raise ConfigError(f"--output '{target}' is the input itself: choose another name")
+    if target.exists() and target.suffix.lower() != ".onnx":  # the data, or the input's weights
+        raise ConfigError(f"--output '{target}' exists and is no .onnx file: choose another name")
+    if not target.parent.is_dir():
+        raise ConfigError(f"the folder of --output '{target}' does not exist: create it first")

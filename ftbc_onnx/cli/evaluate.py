@@ -1,0 +1,73 @@
+"""``ftbc-onnx evaluate``: accuracy of a converted file after every step."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from ftbc_onnx.cli.options import common, data_options, early_exit_option
+from ftbc_onnx.cli.screen import progress_bars, set_up_logging
+from ftbc_onnx.cli.values import preprocessing_of
+from ftbc_onnx.evaluate import evaluate_file
+from ftbc_onnx.report import print_curve
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option(
+    "--eval-data", required=True, help="Evaluation data with labels: .npz, .npy, a folder, or script.py[:function]."
+)
+@click.option(
+    "--ann", type=click.Path(path_type=Path), help="The ANN it was made from: its accuracy, agreement and gaps."
+)
+@click.option("--samples", type=int, help="Samples used, at most.")
+@early_exit_option
+@data_options
+@common
+def evaluate(
+    *,
+    model: Path,
+    eval_data: str,
+    ann: Path | None,
+    samples: int | None,
+    early_exit: float | None,
+    batch_size: int | None,
+    device: str,
+    label_offset: int,
+    verbose: bool,
+    quiet: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Accuracy of a converted MODEL after every step. Preprocessing is what it was calibrated with, unless given.
+
+    \b
+    Examples:
+      ftbc-onnx evaluate model.snn_T8.onnx --eval-data test.npz
+      ftbc-onnx evaluate model.snn_T8.onnx --eval-data val_images/ --ann model.onnx
+      ftbc-onnx evaluate model.snn_T8.onnx --eval-data test.npz --early-exit 4
+    """
+    set_up_logging(verbose, quiet)
+    with progress_bars(quiet or as_json) as progress:
+        result, used = evaluate_file(
+            model,
+            eval_data,
+            ann=ann,
+            preprocessing=preprocessing_of(options),
+            batch_size=batch_size,
+            samples=samples,
+            device=device,
+            label_offset=label_offset,
+            early_exit=early_exit,
+            progress=lambda done: progress("evaluation", done, max(done, samples or done)),
+        )
+    if as_json:
+        click.echo(json.dumps({**result.as_dict(), "device": used}, indent=1))
+    else:
+        console = Console(emoji=False)
+        console.print(f"device {used}", highlight=False)
+        print_curve(console, result.as_dict())

@@ -1,0 +1,42 @@
+"""``ftbc-onnx inspect``: what a conversion would do."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from ftbc_onnx.cli.options import common, scope_options
+from ftbc_onnx.cli.screen import set_up_logging
+from ftbc_onnx.config import ConvertConfig
+from ftbc_onnx.errors import ModelError
+from ftbc_onnx.inspection import inspect_model
+from ftbc_onnx.report import print_inspection
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("-T", "--steps", type=int, default=8, show_default=True, help="Number of time steps, for the node count.")
+@scope_options
+@common
+def inspect(*, model: Path, verbose: bool, quiet: bool, as_json: bool, **options: Any) -> None:
+    """Show what a conversion of MODEL would do: classes of nodes, sites, refusals (exit code 3 if there are any).
+
+    \b
+    Examples:
+      ftbc-onnx inspect model.onnx
+      ftbc-onnx inspect model.onnx -v          (every node)
+      ftbc-onnx inspect model.onnx --json
+    """
+    set_up_logging(verbose, quiet)
+    report = inspect_model(model, ConvertConfig(**options))
+    if as_json:
+        click.echo(json.dumps(report, indent=1))
+    else:
+        print_inspection(Console(emoji=False), report, verbose)
+    if report["refusals"]:
+        sys.exit(ModelError.exit_code)
