@@ -17,7 +17,7 @@ SMOOTH = ("spiking", "rate-exact")
 BUDGETS = ("accuracy", "spikes", "levels")
 RULES = ("solve", "paper", "none")
 READOUTS = ("mean", "delayed")
-FORMS = ("auto", "unrolled", "loop", "step")
+FORMS = ("auto", "unrolled", "folded", "loop", "step")
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,10 @@ class ConvertConfig:
         seed: of random calibration data.
         random_data: calibrate on random data if none are given (marked in report and metadata).
         verify: compare the emitted model with a NumPy run of its plan.
-        form: how time is laid out: ``unrolled`` (a copy of the network per step), ``loop`` (one Loop over time),
-            ``step`` (one step, whose state the caller keeps: `ftbc_onnx.StepRunner`), or ``auto``: unrolled unless
-            that has too many nodes to be opened quickly, then a loop.
+        form: how time is laid out: ``unrolled`` (a copy of the network per step), ``folded`` (time in the batch, for
+            networks whose nodes keep the samples of a batch apart), ``loop`` (one Loop over time), ``step`` (one step,
+            whose state the caller keeps: `ftbc_onnx.StepRunner`), or ``auto``: unrolled unless that has too many nodes
+            to be opened quickly, then a loop.
         readout: the output is the ``mean`` over all steps, or ``delayed``: over those from `readout_from` on.
         readout_from: t0 of ``delayed``, from 1 to T - 1.
         early_exit: margin at which the evaluation stops a sample early (`ftbc_onnx.early_exit`); None: it does not.

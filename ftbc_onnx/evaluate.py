@@ -247,7 +247,7 @@ def evaluate_file(
     snn = load_snn(model)
     if read_record(snn).get("form") == "step":
         raise ModelError(
-            f"'{model}' is in the step form, whose state the caller keeps: evaluate one in form unrolled or loop "
+            f"'{model}' is in the step form, whose state the caller keeps: evaluate one in another form "
             "(it gives the same outputs), or run it with ftbc_onnx.StepRunner"
         )
     plan, record = read_plan(snn), read_record(snn)
@@ -283,6 +283,7 @@ def evaluate_file(
         ann=run,
         samples=samples,
         label_offset=label_offset,
+        counting=record.get("form") != "folded",  # a layer reads all steps at once
         early_exit=early_exit,
         progress=progress,
     )

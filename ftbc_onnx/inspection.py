@@ -8,6 +8,7 @@ import numpy as np
 
 from ftbc_onnx.config import ConvertConfig
 from ftbc_onnx.graph.emit import emit
+from ftbc_onnx.graph.emit.folded import why_not_folded
 from ftbc_onnx.graph.files import input_specs, load
 from ftbc_onnx.graph.normalise import normalise
 from ftbc_onnx.graph.scope import Scope
@@ -32,6 +33,8 @@ def inspect_model(model: Any, config: ConvertConfig | None = None) -> dict[str, 
     scope = Scope(config.include, config.exclude, config.until)
     network = find_network(normalised.model, scope, config.smooth)
     possible = ("unrolled",) if config.schedule == "synchronous" else ("unrolled", "loop", "step")
+    if why_not_folded(network) is None:
+        possible = (*possible, "folded")
     forms: dict[str, int | None] = dict.fromkeys(possible)
     if network.sites and not network.refusals:
         plan = SpikingPlan(

@@ -300,8 +300,8 @@ def _evaluate(
             progress=lambda done: job.progress(stage, done, samples),
         )
 
-    stepwise = emitted.form == "step"
-    evaluation = judge("evaluation", emit_quick(job.network, plan) if stepwise else emitted, plan)
+    watched = emitted.form in ("unrolled", "loop")  # the other forms have no place per step for every counter
+    evaluation = judge("evaluation", emitted if watched else emit_quick(job.network, plan), plan)
     if not plan.gains and not any(bias.any() for bias in plan.biases.values()):
         return evaluation, evaluation
     none = plan.plain()

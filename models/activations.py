@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
@@ -59,3 +62,70 @@ class QCFS(nn.Module):
 
     def extra_repr(self) -> str:
         return f"levels={self.levels}, threshold={self.threshold.item():.4f}"
+
+
+class ClippedReLU(nn.Module):
+    """Rectifier with a learned ceiling, the training side of error compensation learning.
+
+    ``y = min(max(x, 0), theta)``, so dy/dtheta = 1 where x > theta and 0 elsewhere.
+
+    A soft-reset neuron with threshold theta cannot send more than theta per step; a network trained with this ceiling
+    never asks it to. Convert it with ``--neuron signed``, the dual-threshold neuron that starts at theta/2.
+
+    Source: Liu et al., "Efficient ANN-SNN conversion with error compensation learning", ICML 2025, arXiv 2506.01968;
+    the ceiling itself: Ho and Chang, "TCL: an ANN-to-SNN conversion with trainable clipping layers", DAC 2021.
+
+    Args:
+        threshold: initial value of theta.
+
+    Shapes: x is of any shape, y of the same; ``threshold`` is a scalar (shape ``[]``) for the whole layer.
+    """
+
+    MIN_THRESHOLD = QCFS.MIN_THRESHOLD
+
+    def __init__(self, threshold: float = 4.0) -> None:
+        super().__init__()
+        if threshold <= 0:
+            raise ValueError(f"ClippedReLU needs a threshold > 0, not {threshold}")
+        self.threshold = nn.Parameter(torch.tensor(float(threshold)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.minimum(torch.relu(x), self.threshold)
+
+    keep_positive = QCFS.keep_positive
+
+    def extra_repr(self) -> str:
+        return f"threshold={self.threshold.item():.4f}"
+
+
+ACTIVATIONS = ("relu", "relu6", "qcfs", "clipped")
+"""What `activation` makes."""
+
+
+def activation(name: str, levels: int = 8, threshold: float = 8.0) -> Callable[[], nn.Module]:
+    """A function that makes new activations, one per layer.
+
+    Args:
+        name: one of `ACTIVATIONS`.
+        levels: L of QCFS.
+        threshold: initial theta of the activations that learn it.
+
+    Raises:
+        ValueError: there is no such activation.
+    """
+    if name == "relu":
+        return nn.ReLU
+    if name == "relu6":
+        return nn.ReLU6
+    if name == "qcfs":
+        return partial(QCFS, levels, threshold)
+    if name == "clipped":
+        return partial(ClippedReLU, threshold)
+    raise ValueError(f"no activation '{name}': there are {', '.join(ACTIVATIONS)}")
+
+
+def keep_thresholds_positive(net: nn.Module) -> None:
+    """After a step of the optimizer: no learned threshold below `QCFS.MIN_THRESHOLD`."""
+    for module in net.modules():
+        if isinstance(module, (QCFS, ClippedReLU)):
+            module.keep_positive()

@@ -87,8 +87,8 @@ def output_options(command: F) -> F:
             type=click.Choice(FORMS),
             default="auto",
             show_default=True,
-            help="A copy of the network per time step, one Loop over time, or one step whose state the caller keeps; "
-            "auto: unrolled or loop, by the number of nodes.",
+            help="A copy of the network per time step, time in the batch, one Loop over time, or one step whose state "
+            "the caller keeps; auto: unrolled or loop, by the number of nodes.",
         ),
         click.option(
             "--readout",

@@ -11,13 +11,14 @@ import numpy as np
 
 from ftbc_onnx.graph.builder import GraphBuilder
 from ftbc_onnx.graph.classes import NodeClass
+from ftbc_onnx.graph.emit.folded import emit_folded
 from ftbc_onnx.graph.emit.loop import emit_loop
 from ftbc_onnx.graph.emit.one_step import emit_step
 from ftbc_onnx.graph.emit.unrolled import Emitted, emit_unrolled
 from ftbc_onnx.graph.sites import Network
 from ftbc_onnx.plan import SpikingPlan
 
-_FORMS = {"unrolled": emit_unrolled, "loop": emit_loop, "step": emit_step}
+_FORMS = {"unrolled": emit_unrolled, "folded": emit_folded, "loop": emit_loop, "step": emit_step}
 
 LARGEST = 4000
 """Nodes of an unrolled network beyond which ``auto`` takes the loop form."""

@@ -145,6 +145,17 @@ def emit_populations(builder: GraphBuilder, plan: SpikingPlan) -> dict[str, Popu
     return populations
 
 
+def emit_membranes(builder: GraphBuilder, plan: SpikingPlan) -> Membranes:
+    """Every site's neurons before the first step, and its biases as one row per step."""
+    populations = emit_populations(builder, plan)
+    biases = {}
+    for site in plan.sites:
+        biases[site.name] = split_biases(builder, site, emit_biases(builder, plan, site), plan.steps)
+    units = {name: population.unit for name, population in populations.items()}
+    states = {name: population.state for name, population in populations.items()}
+    return Membranes(builder, plan, units, biases, states)
+
+
 def emit_biases(builder: GraphBuilder, plan: SpikingPlan, site: SpikingSite) -> str:
     """The biases of a site as a tensor [T, C]: an initializer, or made of its factors as `Factors.table` does."""
     factors = plan.factors.get(site.name)
@@ -239,13 +250,7 @@ def emit_unrolled(network: Network, plan: SpikingPlan) -> Emitted:
     check_convertible(network, plan.readout)
     builder = GraphBuilder(network.view.opset)
     builder.reserve(value.name for value in network.view.inputs)
-    populations = emit_populations(builder, plan)
-    biases = {}
-    for site in plan.sites:
-        biases[site.name] = split_biases(builder, site, emit_biases(builder, plan, site), plan.steps)
-    units = {name: population.unit for name, population in populations.items()}
-    states = {name: population.state for name, population in populations.items()}
-    membranes = Membranes(builder, plan, units, biases, states)
+    membranes = emit_membranes(builder, plan)
     emitter = StepEmitter(builder, network)
     emitter.keep_static()
     builder.promise(network.view.output_names)

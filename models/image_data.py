@@ -1,0 +1,100 @@
+"""Labelled images for training: a folder or an npz, as uint8 [n, 3, H, W].
+
+What `read` takes:
+
+1. an ``.npz`` with arrays ``x`` or ``image`` (uint8, [n, H, W, 3] or [n, 3, H, W]) and ``y`` or ``label``;
+2. a folder with CIFAR-10 as lossless WebP grids, 100 images of 32 x 32 a row (``cifar10_train_0.webp``, ...,
+   ``cifar10_test.webp``) and ``cifar10_{train,test}_labels.npy``;
+3. a folder with a sub-folder per part (``train``, ``test``), in it one per class, of images that are resized.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Of the channels, for pixels in 0..1."""
+
+
+class Labelled(NamedTuple):
+    """Images uint8 [n, 3, H, W] and their classes int64 [n]."""
+
+    image: Tensor
+    label: Tensor
+
+    def to(self, device: torch.device) -> Labelled:
+        return Labelled(self.image.to(device), self.label.to(device))
+
+    def take(self, index: Tensor) -> Labelled:
+        return Labelled(self.image[index], self.label[index])
+
+
+def normalised(image: Tensor) -> Tensor:
+    """uint8 [n, 3, H, W] to float32, (x / 255 - mean) / std."""
+    mean, std = (torch.tensor(values, device=image.device).view(1, 3, 1, 1) for values in (MEAN, STD))
+    return (image.float() / 255 - mean) / std
+
+
+def read(path: Path, part: str, side: int = 32) -> Labelled:
+    """The images of a part.
+
+    Args:
+        path: see the module.
+        part: ``train`` or ``test``; an ``.npz`` has one part only.
+        side: height and width that images of a folder per class are resized to.
+
+    Raises:
+        ValueError: what was found is none of the three, or is not consistent.
+    """
+    if path.is_file():
+        image, label = _arrays(path)
+    elif (path / f"cifar10_{part}_labels.npy").exists():
+        image, label = _grids(path, part)
+    elif (path / part).is_dir():
+        image, label = _folder(path / part, side)
+    else:
+        raise ValueError(f"'{path}' has no '{part}' images: see models/image_data.py for what is read")
+    if image.dtype != np.uint8 or image.ndim != 4 or len(image) != len(label):
+        raise ValueError(f"'{path}': images {image.dtype} {image.shape} and {len(label)} labels; uint8 [n, 3, H, W]?")
+    if image.shape[1] != 3 and image.shape[3] == 3:
+        image = image.transpose(0, 3, 1, 2)
+    if image.shape[1] != 3:
+        raise ValueError(f"'{path}': images {image.shape} have no axis of three colours")
+    return Labelled(torch.from_numpy(np.ascontiguousarray(image)), torch.from_numpy(label.astype(np.int64)))
+
+
+def _arrays(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.integer]]:
+    with np.load(path) as arrays:
+        names = [next((n for n in choice if n in arrays), None) for choice in (("x", "image"), ("y", "label"))]
+        if names[0] is None or names[1] is None:
+            raise ValueError(f"'{path}' has arrays {', '.join(arrays)}; x or image, and y or label are needed")
+        return arrays[names[0]], arrays[names[1]]
+
+
+def _grids(path: Path, part: str) -> tuple[NDArray[np.uint8], NDArray[np.integer]]:
+    files = sorted(path.glob("cifar10_train_*.webp")) if part == "train" else [path / "cifar10_test.webp"]
+    images = []
+    for file in files:
+        grid = np.asarray(Image.open(file).convert("RGB"))
+        tiles = grid.reshape(len(grid) // 32, 32, 100, 32, 3).transpose(0, 2, 4, 1, 3)
+        images.append(tiles.reshape(-1, 3, 32, 32))
+    return np.concatenate(images), np.load(path / f"cifar10_{part}_labels.npy")
+
+
+def _folder(path: Path, side: int) -> tuple[NDArray[np.uint8], NDArray[np.integer]]:
+    classes = sorted(child for child in path.iterdir() if child.is_dir())
+    files = [(file, label) for label, folder in enumerate(classes) for file in sorted(folder.iterdir())]
+    if not files:
+        raise ValueError(f"'{path}' has no images in sub-folders, one per class")
+    images = np.empty((len(files), 3, side, side), np.uint8)
+    for row, (file, _) in enumerate(files):
+        with Image.open(file) as image:
+            images[row] = np.asarray(image.convert("RGB").resize((side, side))).transpose(2, 0, 1)
+    return images, np.array([label for _, label in files])
