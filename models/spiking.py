@@ -22,8 +22,8 @@ Layer = Callable[..., Tensor]
 class TimeBatched(torch.nn.Module):
     """The network of a plan whose neuron is ``if``."""
 
-    def __init__(self, network: Any, plan: Any) -> None:
-        """Read weights, thresholds [C] and biases [T, C].
+    def __init__(self, network: Any, plan: Any, device: str = "cpu") -> None:
+        """Read weights, thresholds [C] and biases [T, C] onto a device.
 
         Raises:
             NotImplementedError: the network has an operator that this class does not know.
@@ -32,15 +32,20 @@ class TimeBatched(torch.nn.Module):
         self.steps = plan.steps
         self.output = network.view.output_names[0]
         self.input = network.view.inputs[0].name
-        self.constants = {
+        constants = {
             tensor.name: torch.from_numpy(np.array(numpy_helper.to_array(tensor)))
             for tensor in network.view.graph.initializer
         }
+        # shapes and bounds are read by the host
+        self.constants = {name: t.to(device) if t.is_floating_point() else t for name, t in constants.items()}
         self.sites = {site.spikes: site for site in network.sites}
         shapes = {site.spikes: list(site.channel_shape[1:]) for site in network.sites}
-        self.theta = {s.spikes: _tensor(plan.thresholds[s.name]).reshape(1, *shapes[s.spikes]) for s in network.sites}
+        self.theta = {
+            s.spikes: _tensor(plan.thresholds[s.name]).reshape(1, *shapes[s.spikes]).to(device) for s in network.sites
+        }
         self.bias = {
-            s.spikes: _tensor(plan.biases[s.name]).reshape(plan.steps, 1, *shapes[s.spikes]) for s in network.sites
+            s.spikes: _tensor(plan.biases[s.name]).reshape(plan.steps, 1, *shapes[s.spikes]).to(device)
+            for s in network.sites
         }
         self.nodes = [(self._layer(node), list(node.input), node.output[0]) for node in network.view.nodes]
 

@@ -65,6 +65,7 @@ class Trainer:
         """Seed, make the network, put it on the device; `graph`: capture the step, where that is possible."""
         torch.manual_seed(settings.seed)
         torch.backends.cudnn.benchmark = True
+        torch.backends.cudnn.allow_tf32 = False  # a QCFS that reads rounded sums is another function
         self.settings, self.device = settings, device
         self.net = settings.make().to(device, memory_format=torch.channels_last)
         self.optimizer = torch.optim.SGD(

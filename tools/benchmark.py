@@ -7,6 +7,9 @@ again, and a ratio is between medians of the same process. (Runs that alternate 
 of an onnxruntime session go on spinning for a while after a run.) ``torch`` is the same network in plain PyTorch with
 time in the batch (`models/spiking.py`). Integrate-and-fire neurons with random thresholds and biases: speed does not
 depend on them much. FOLDER is described in `real_data.py`. Nothing else should run.
+
+With ``--device cuda`` inputs and outputs stay on the GPU, and a form with ``+graph`` is captured as a CUDA graph. All
+cases then run in one process: starting CUDA takes longer than most of them.
 """
 
 from __future__ import annotations
@@ -24,6 +27,8 @@ from typing import Any
 
 import click
 import numpy as np
+import onnx
+import onnxruntime as ort
 from real_data import markdown
 from rich.console import Console
 
@@ -33,12 +38,13 @@ from ftbc_onnx.graph.normalise import normalise
 from ftbc_onnx.graph.sites import find_network
 from ftbc_onnx.neurons import NeuronSpec
 from ftbc_onnx.plan import SpikingPlan
-from ftbc_onnx.runtime import CPU, Session
+from ftbc_onnx.runtime import CPU, Device, Session, choose_device
 from ftbc_onnx.step_runner import StepRunner
 
 ROOT = Path(__file__).resolve().parent.parent
 NETWORKS = {"cifar10_resnet20_torchscript": (3, 32, 32), "mobilenet_v1_0.25_128_tf2onnx": (128, 128, 3)}
-FORMS = ("unrolled", "loop", "step", "torch")
+FORMS = ("unrolled", "folded", "loop", "step", "torch")
+CUDA_FORMS = ("ann", "ann+graph", "unrolled", "unrolled+graph", "folded", "folded+graph", "loop", "step", "torch")
 MEBI = 2**20
 
 
@@ -58,16 +64,19 @@ def measure(case: dict[str, Any], data: Path) -> dict[str, Any]:
     )
     x = rng.normal(0, 1, (case["batch"], *NETWORKS[case["network"]])).astype(np.float32)
     feeds = {network.view.inputs[0].name: x}
-    ann = Session(network.view.model)
-    reference = _block(lambda: ann.run(feeds), case["seconds"] / 4)
+    device = choose_device(case["device"])
+    ann = _session(network.view.model, device, feeds)
+    reference = _block(ann, case["seconds"] / 4)
     before = _peak()
     start = time.perf_counter()
-    size, run = _prepare(case["form"], network, plan, feeds)
+    size, run = _prepare(case["form"], network, plan, feeds, device)
     created = time.perf_counter() - start
     run()
     peak = _peak() - before
     times = _block(run, case["seconds"])
-    reference += _block(lambda: ann.run(feeds), case["seconds"] / 4)
+    reference += _block(ann, case["seconds"] / 4)
+    if case["form"].startswith("ann"):
+        steps = 1
     ann_time, snn_time = statistics.median(reference), statistics.median(times)
     return {
         **{key: case[key] for key in ("network", "batch", "steps", "form")},
@@ -80,31 +89,72 @@ def measure(case: dict[str, Any], data: Path) -> dict[str, Any]:
     }
 
 
-def _prepare(form: str, network: Any, plan: SpikingPlan, feeds: dict[str, np.ndarray]) -> tuple[int, Callable[[], Any]]:
+def _prepare(
+    form: str, network: Any, plan: SpikingPlan, feeds: dict[str, np.ndarray], device: Device
+) -> tuple[int, Callable[[], Any]]:
     """Size of the file, and what a run is."""
+    form, _, graph = form.partition("+")
     if form == "torch":
-        sys.path.insert(0, str(ROOT / "models"))
-        import torch  # noqa: PLC0415 (only this case needs it)
-        from spiking import TimeBatched  # noqa: PLC0415
-
-        snn, x = TimeBatched(network, plan), torch.from_numpy(next(iter(feeds.values())))
-
-        def run() -> Any:
-            with torch.inference_mode():
-                return snn(x)
-
-        return 0, run
-    model = emit(network, plan, form).model
+        return 0, _torch(network, plan, feeds, device)
+    model = network.view.model if form == "ann" else emit(network, plan, form).model
     if form == "step":
-        runner = StepRunner(model, plan, CPU)
+        runner = StepRunner(model, plan, device)
 
         def steps() -> Any:
             runner.reset()
             return runner.run(feeds)
 
         return model.ByteSize(), steps
-    session = Session(model)
-    return model.ByteSize(), lambda: session.run(feeds)
+    return model.ByteSize(), _session(model, device, feeds, bool(graph))
+
+
+def _torch(network: Any, plan: SpikingPlan, feeds: dict[str, np.ndarray], device: Device) -> Callable[[], Any]:
+    sys.path.insert(0, str(ROOT / "models"))
+    import torch  # noqa: PLC0415 (only this case needs it)
+    from spiking import TimeBatched  # noqa: PLC0415
+
+    torch.backends.cudnn.allow_tf32 = False  # as in our sessions
+    torch.backends.cudnn.benchmark = True
+    kind = device.name.partition(":")[0]
+    snn = TimeBatched(network, plan, kind)
+    x = torch.from_numpy(next(iter(feeds.values()))).to(kind)
+
+    def run() -> Any:
+        with torch.inference_mode():
+            result = snn(x)
+        if kind == "cuda":
+            torch.cuda.synchronize()
+        return result
+
+    return run
+
+
+def _session(
+    model: onnx.ModelProto, device: Device, feeds: dict[str, np.ndarray], graph: bool = False
+) -> Callable[[], Any]:
+    """A run; on a GPU from and to tensors that are there."""
+    if device is CPU:
+        session = Session(model)
+        return lambda: session.run(feeds)
+    provider, options = device.providers[0]
+    given = {**options, "enable_cuda_graph": str(int(graph))}
+    quiet = ort.SessionOptions()
+    quiet.log_severity_level = 4
+    bound = ort.InferenceSession(model.SerializeToString(), quiet, providers=[(provider, given), *device.providers[1:]])
+    binding = bound.io_binding()
+    held = [ort.OrtValue.ortvalue_from_numpy(value, "cuda", 0) for value in feeds.values()]
+    for name, value in zip(feeds, held, strict=True):
+        binding.bind_ortvalue_input(name, value)
+    shapes = Session(model).run(feeds)
+    held += [ort.OrtValue.ortvalue_from_numpy(value, "cuda", 0) for value in shapes.values()]
+    for name, value in zip(shapes, held[len(feeds) :], strict=True):
+        binding.bind_ortvalue_output(name, value)
+
+    def run() -> Any:
+        bound.run_with_iobinding(binding)
+        return held
+
+    return run
 
 
 def _block(run: Callable[[], Any], seconds: float) -> list[float]:
@@ -128,8 +178,10 @@ def _peak() -> float:
 @click.option("--data", type=click.Path(path_type=Path, exists=True), required=True, help="Folder of networks.")
 @click.option("--json", "target", type=click.Path(path_type=Path), help="Write the rows here.")
 @click.option("--quick", is_flag=True, help="T = 8 only, and fewer runs.")
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
+@click.option("--only", multiple=True, help="Forms to time [default: all].")
 @click.option("--case", help="One case, as JSON: what the others are run with.")
-def main(data: Path, target: Path | None, quick: bool, case: str | None) -> None:
+def main(*, data: Path, target: Path | None, quick: bool, device: str, only: tuple[str, ...], case: str | None) -> None:
     """Time every form; print a table."""
     if case is not None:
         click.echo(json.dumps(measure(json.loads(case), data)))
@@ -140,20 +192,30 @@ def main(data: Path, target: Path | None, quick: bool, case: str | None) -> None
     for network in NETWORKS:
         for batch in (32,) if quick else (1, 32):
             for steps in (8,) if quick else (4, 8, 32):
-                for form in FORMS:
-                    asked = {"network": network, "batch": batch, "steps": steps, "form": form}
-                    asked["seconds"] = 5 if quick else 15
-                    command = [sys.executable, __file__, "--data", str(data), "--case", json.dumps(asked)]
-                    found = subprocess.run(command, capture_output=True, text=True, check=False)
-                    if found.returncode:
-                        console.print(f"{asked}: {found.stderr.splitlines()[-1]}", style="red")
+                for form in FORMS if device == "cpu" else CUDA_FORMS:
+                    if only and form not in only:
                         continue
-                    rows.append(json.loads(found.stdout))
-                    console.print(rows[-1])
+                    asked = {"network": network, "batch": batch, "steps": steps, "form": form, "device": device}
+                    asked["seconds"] = (5 if quick else 15) if device == "cpu" else 1
+                    try:
+                        rows.append(_apart(asked, data) if device == "cpu" else measure(asked, data))
+                        console.print(rows[-1])
+                    except Exception as error:  # one case that fails leaves the others
+                        console.print(f"{asked}: {str(error).splitlines()[-1]}", style="red")
+                    if target is not None:
+                        target.write_text(json.dumps(rows, indent=1) + "\n")
     click.echo(markdown(rows))
     click.echo(f"\nload before: {load_before:.1f}")
-    if target is not None:
-        target.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+def _apart(asked: dict[str, Any], data: Path) -> dict[str, Any]:
+    """A case in a process of its own."""
+    command = [sys.executable, __file__, "--data", str(data), "--case", json.dumps(asked)]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    if found.returncode:
+        raise RuntimeError(found.stderr)
+    row: dict[str, Any] = json.loads(found.stdout)
+    return row
 
 
 if __name__ == "__main__":
