@@ -5,7 +5,6 @@ python models/digits.py --out models --epochs 40 --seed 0
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -13,10 +12,10 @@ from typing import NamedTuple
 
 import click
 import numpy as np
-import onnx
 import onnxruntime
 import torch
 from activations import QCFS
+from export import export
 from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
@@ -30,10 +29,13 @@ SPLIT_SEED = 0  # fixed, so that every --seed is measured on the same test image
 
 class Network(NamedTuple):
     activation: Callable[[], nn.Module]
-    dynamo: bool  # the exporter: dynamo or TorchScript
+    exporter: str
 
 
-NETWORKS = {"digits_relu.onnx": Network(nn.ReLU, True), "digits_qcfs4.onnx": Network(partial(QCFS, 4), False)}
+NETWORKS = {
+    "digits_relu.onnx": Network(nn.ReLU, "dynamo"),
+    "digits_qcfs4.onnx": Network(partial(QCFS, 4), "torchscript"),
+}
 
 
 class Images(NamedTuple):
@@ -151,45 +153,6 @@ def accuracy(scores: NDArray[np.float32], label: NDArray[np.int64]) -> float:
     return 100 * float(np.mean(scores.argmax(1) == label))
 
 
-@torch.no_grad()
-def export(net: Digits, path: Path, *, dynamo: bool) -> None:
-    """Write the network as one ONNX file with a free batch axis N, by the dynamo or by the TorchScript exporter."""
-    example = torch.zeros(2, 1, 8, 8)
-    names = {"input_names": ["image"], "output_names": ["logits"]}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the TorchScript exporter says that it is deprecated
-        if dynamo:
-            free = {"image": {0: torch.export.Dim("N")}}
-            program = torch.onnx.export(
-                net, (example,), **names, dynamo=True, opset_version=18, dynamic_shapes=free, verbose=False
-            )
-            model = program.model_proto
-        else:
-            torch.onnx.export(
-                net,
-                (example,),
-                path,
-                **names,
-                dynamo=False,
-                opset_version=17,
-                dynamic_axes={"image": {0: "N"}, "logits": {0: "N"}},
-                # TrainingMode.EVAL would fold each BatchNorm into its convolution; the file shall keep them.
-                training=torch.onnx.TrainingMode.PRESERVE,
-            )
-            model = onnx.load(path)
-    strip(model)
-    onnx.checker.check_model(model, full_check=True)
-    onnx.save(model, path)
-
-
-def strip(model: onnx.ModelProto) -> None:
-    """Remove the notes of the exporter (stack traces among them), which depend on where it runs."""
-    graph = model.graph
-    for message in (model, graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
-        message.ClearField("doc_string")
-        message.ClearField("metadata_props")
-
-
 def save(path: Path, data: Images) -> None:
     np.savez_compressed(path, image=data.image, label=data.label)
     click.echo(f"{path.name}: {len(data.label)} images, {path.stat().st_size} bytes")
@@ -217,7 +180,7 @@ def main(out: Path, epochs: int, seed: int, validate: bool) -> None:
     save(out / "digits_test.npz", test)
     for name, network in NETWORKS.items():
         net = train(training, network.activation, epochs=epochs, seed=seed)
-        export(net, out / name, dynamo=network.dynamo)
+        export(net, torch.zeros(2, 1, 8, 8), out / name, network.exporter)
         expected, scores = logits(net, test.image), onnx_logits(out / name, test.image)
         difference = np.abs(scores - expected).max(1)
         correct, size = np.sum(scores.argmax(1) == test.label), (out / name).stat().st_size

@@ -30,6 +30,7 @@ class VGG16(nn.Module):
         self, activation: Callable[[], nn.Module], classes: int, *, hidden: int = 4096, side: int = 32
     ) -> None:
         super().__init__()
+        self.side = side
         layers: list[nn.Module] = []
         inputs = 3
         for stage in STAGES:

@@ -169,12 +169,12 @@ class TestScript:
         torch.use_deterministic_algorithms(False)
 
     @pytest.mark.parametrize("name", NAMES)
-    @pytest.mark.parametrize("dynamo", [False, True])
-    def test_exports_agree_with_torch(self, digits, name, dynamo, tmp_path):
+    @pytest.mark.parametrize("exporter", ["torchscript", "dynamo"])
+    def test_exports_agree_with_torch(self, digits, name, exporter, tmp_path):
         few = digits.load().take(np.arange(128))
         network = digits.NETWORKS[name]
         net = digits.train(few, network.activation, epochs=1, seed=0)
-        digits.export(net, tmp_path / name, dynamo=dynamo)
+        digits.export(net, digits.torch.zeros(2, 1, 8, 8), tmp_path / name, exporter)
         assert [path.name for path in tmp_path.iterdir()] == [name]
         difference = np.abs(run(tmp_path / name, few.image) - digits.logits(net, few.image)).max(1)
         # Rounding may put a value that lies on the edge between two levels of QCFS into the other level.
