@@ -129,9 +129,9 @@ def _choices(label: str) -> Iterator[Case]:
     yield from (Case("samples", RESNET, label, 4, samples=count, options=options) for count in (32, 64, 128, 512, 1024))
 
 
-def run(case: Case, data: Path) -> dict[str, Any]:
-    """Convert and judge; the figures of the case."""
-    model = data / "models" / f"{case.network}.onnx"
+def run(case: Case, data: Path, model: Path | None = None) -> dict[str, Any]:
+    """Convert and judge; the figures of the case. `model` is the network, if it is not one of the folder's."""
+    model = model or data / "models" / f"{case.network}.onnx"
     options = {"calib_samples": case.samples, "steps": case.steps, **case.options}
     offset, batch = 0, 128
     count = options["calib_samples"]
