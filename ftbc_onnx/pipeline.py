@@ -20,7 +20,7 @@ from ftbc_onnx.data import DataSource, open_data, random_source
 from ftbc_onnx.errors import ConfigError, DataError, ModelError
 from ftbc_onnx.evaluate import AnnRun, check_early_exit, evaluate, run_ann
 from ftbc_onnx.graph.classes import NodeClass
-from ftbc_onnx.graph.emit import emit, emit_quick, unrolled_nodes
+from ftbc_onnx.graph.emit import choose_form, emit, emit_quick
 from ftbc_onnx.graph.emit.unrolled import Emitted, check_convertible
 from ftbc_onnx.graph.files import SourceModel, input_specs, load, save
 from ftbc_onnx.graph.free_batch import free_batch
@@ -36,7 +36,7 @@ from ftbc_onnx.plan import SpikingPlan
 from ftbc_onnx.planning import calibration_batching, make_plan
 from ftbc_onnx.record import describe, record_of
 from ftbc_onnx.results import EvaluationResult, VerificationResult
-from ftbc_onnx.runtime import Session, choose_device
+from ftbc_onnx.runtime import CPU, Session, choose_device
 from ftbc_onnx.verify import verify
 
 _VERIFY_SAMPLES = 2
@@ -144,14 +144,15 @@ def convert(
     ann = _run_ann(job)
     planned = make_plan(job)
     plan = planned.plan
-    emitted = emit(network, plan, config.form)
+    form, why = choose_form(network, plan, device is not CPU) if config.form == "auto" else (config.form, "as asked")
+    emitted = emit(network, plan, form)
     checked = _verify(job, plan, emitted)
     evaluation, before = _evaluate(job, plan, emitted, ann)
     model_out = expose_running_means(emitted.model, emitted.readouts) if config.running_mean else emitted.model
     record = record_of(job, planned, emitted)
     report = {
         **describe(job, planned, record),
-        "unrolled_nodes": unrolled_nodes(network, plan),
+        "form_because": why,
         "emitted_nodes": count_nodes(model_out.graph),
         "calibration": planned.calibration_record(),
         "verification": None if checked is None else checked.as_dict(),

@@ -20,12 +20,8 @@ def print_conversion(console: Console, report: Mapping[str, Any], verbose: bool 
         f"T = {report['steps']}, {report['form']} in {report['emitted_nodes']} nodes, neuron {report['neuron']}, "
         f"threshold {report['threshold']}, rule {report['rule']}, device {report['device']} ({report['provider']})",
     )
-    if report["form"] == "loop" and report["options"]["form"] == "auto":
-        _say(
-            console,
-            f"one Loop over time: unrolled it would have about {report['unrolled_nodes']} nodes, which onnxruntime is "
-            "slow to open (--form unrolled makes it nevertheless)",
-        )
+    if report["form"] != "unrolled" and report["options"]["form"] == "auto":
+        _say(console, f"form {report['form']}: {report['form_because']} (--form takes another)")
     layered = report["synchronous"]
     if layered is not None:
         _say(

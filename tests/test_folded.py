@@ -15,7 +15,7 @@ from test_emit import NETS, feeds_of, network_of, plan_of
 
 from ftbc_onnx import ModelError, convert
 from ftbc_onnx.evaluate import evaluate_file
-from ftbc_onnx.graph.emit import emit
+from ftbc_onnx.graph.emit import choose_form, emit
 from ftbc_onnx.graph.emit.folded import batched_tensors, why_not_folded
 from ftbc_onnx.graph.emit.unrolled import emit_unrolled
 from ftbc_onnx.graph.normalise import normalise
@@ -163,3 +163,18 @@ def test_the_transformer_that_moves_its_batch_is_refused() -> None:
     assert "may mix the samples" in reason
     with pytest.raises(ModelError, match="use form unrolled or loop"):
         emit(network, plan_of(network), "folded")
+
+
+def test_auto_takes_it_on_a_gpu_where_it_is_possible() -> None:
+    """And says why; many nodes take the loop there, too."""
+    network = network_of("residual")
+    form, why = choose_form(network, plan_of(network), on_gpu=True)
+    assert (form, why) == ("folded", "time in the batch keeps a GPU busy")
+    assert emit(network, plan_of(network), on_gpu=True).form == "folded"
+    assert emit(network, plan_of(network)).form == "unrolled"
+    form, why = choose_form(network_of("top k"), plan_of(network_of("top k")), on_gpu=True)
+    assert form == "unrolled"
+    assert "may mix the samples" in why
+    form, why = choose_form(network, plan_of(network, 2000), on_gpu=True)
+    assert form == "loop"
+    assert "slow to open" in why

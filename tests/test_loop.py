@@ -153,7 +153,7 @@ def test_a_synchronous_plan_has_none() -> None:
 
 def test_unknown_form() -> None:
     with pytest.raises(
-        ConfigError, match=r"form is 'lop' \(did you mean 'loop'\?\): choose one of auto, unrolled, loop"
+        ConfigError, match=r"form is 'lop' \(did you mean 'loop'\?\): choose one of auto, unrolled, folded, loop"
     ):
         convert(residual(), inputs(16), form="lop")
 

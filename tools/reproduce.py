@@ -63,7 +63,9 @@ def cases(networks: Sequence[str]) -> Iterator[Case]:
                 yield from (Case("reproduced", network, "dual", t, seed, 256, options) for t in STEPS if t <= longest)
             else:
                 yield Case("reproduced", network, "published", longest, seed, 1000, PUBLISHED)
-                yield Case("reproduced", network, "solve", longest, seed, 256, {"neuron": "if", "gate": False, "gain": False})
+                yield Case(
+                    "reproduced", network, "solve", longest, seed, 256, {"neuron": "if", "gate": False, "gain": False}
+                )
             most = 8 if "resnet20" in network else 4
             yield from (Case("reproduced", network, "default", t, seed) for t in STEPS if t <= most)
             best = {"neuron": "signed-group", "levels": 15}

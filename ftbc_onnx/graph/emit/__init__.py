@@ -1,8 +1,9 @@
 """Emitters: one plan laid out in time.
 
-The unrolled form has a copy of the network per step: no control flow, and the shortest time to run. But onnxruntime
-takes longer than proportionally to open many nodes, so beyond `LARGEST` of them a Loop over time is the better file.
-The step form is for a caller who keeps the state. A synchronous plan has the unrolled form only.
+The unrolled form has a copy of the network per step: no control flow, and the shortest time to run on a CPU. But
+onnxruntime takes longer than proportionally to open many nodes, so beyond `LARGEST` of them a Loop over time is the
+better file. On a GPU the folded form runs fastest, where it is possible (decision 29). The step form is for a caller
+who keeps the state. A synchronous plan has no loop and no step form.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import numpy as np
 
 from ftbc_onnx.graph.builder import GraphBuilder
 from ftbc_onnx.graph.classes import NodeClass
-from ftbc_onnx.graph.emit.folded import emit_folded
+from ftbc_onnx.graph.emit.folded import emit_folded, why_not_folded
 from ftbc_onnx.graph.emit.loop import emit_loop
 from ftbc_onnx.graph.emit.one_step import emit_step
 from ftbc_onnx.graph.emit.unrolled import Emitted, emit_unrolled
@@ -24,20 +25,32 @@ LARGEST = 4000
 """Nodes of an unrolled network beyond which ``auto`` takes the loop form."""
 
 
-def emit(network: Network, plan: SpikingPlan, form: str = "auto") -> Emitted:
+def emit(network: Network, plan: SpikingPlan, form: str = "auto", on_gpu: bool = False) -> Emitted:
     """A plan as a standard ONNX model.
 
     Args:
         network: the normalised ANN that the plan was made for.
         plan: the plan.
-        form: ``unrolled``, ``loop``, ``step``, or ``auto``: unrolled or loop, by the number of nodes.
+        form: ``unrolled``, ``folded``, ``loop``, ``step``, or ``auto``: see `choose_form`.
+        on_gpu: where it is to run, for ``auto``.
 
     Raises:
         ModelError: it cannot be emitted, or not in this form.
     """
-    if form == "auto":
-        form = "unrolled" if plan.synchronous or unrolled_nodes(network, plan) <= LARGEST else "loop"
-    return _FORMS[form](network, plan)
+    return _FORMS[choose_form(network, plan, on_gpu)[0] if form == "auto" else form](network, plan)
+
+
+def choose_form(network: Network, plan: SpikingPlan, on_gpu: bool) -> tuple[str, str]:
+    """The form that runs fastest and is open in time, and why, in words."""
+    nodes = unrolled_nodes(network, plan)
+    if on_gpu and nodes <= LARGEST:
+        mixing = why_not_folded(network)
+        if mixing is None:
+            return "folded", "time in the batch keeps a GPU busy"
+        return "unrolled", f"time cannot be folded into the batch: {mixing}"
+    if plan.synchronous or nodes <= LARGEST:
+        return "unrolled", "one copy of the network per time step runs fastest"
+    return "loop", f"unrolled it would have about {nodes} nodes, which onnxruntime is slow to open"
 
 
 def emit_quick(network: Network, plan: SpikingPlan) -> Emitted:
