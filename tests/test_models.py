@@ -14,6 +14,7 @@ from helpers import run as emitted
 from networks import network_of
 
 from ftbc_onnx.graph.emit.unrolled import emit_unrolled
+from ftbc_onnx.inspection import inspect_model
 from ftbc_onnx.neurons import NeuronSpec
 from ftbc_onnx.plan import SpikingPlan
 
@@ -102,6 +103,31 @@ def test_qcfs_graph_holds_the_quantise_chain():
     for node, follower in itertools.pairwise(chain):
         if node.op_type in ("Mul", "Div", "Add", "Floor", "Clip") and follower.op_type != "BatchNormalization":
             assert node.output[0] in follower.input
+
+
+CIFAR = {"qcfs8": 8, "qcfs4": 4, "clipped": None}
+
+
+@pytest.mark.parametrize("kind", CIFAR)
+class TestCifarNetwork:
+    def test_is_small_valid_and_self_contained(self, kind):
+        path = MODELS / f"cifar10_resnet20_{kind}.onnx"
+        content = path.read_bytes()
+        model = onnx.load_from_string(content)
+        onnx.checker.check_model(model, full_check=True)
+        assert len(content) < 1_200_000
+        assert f"| `{path.name}` |" in (MODELS / "README.md").read_text()
+        assert f"| {len(content) / 1000:.0f} kB |" in (MODELS / "README.md").read_text()
+        assert b".py" not in content  # no stack traces
+
+    def test_states_what_was_learned(self, kind):
+        """Thresholds and levels of QCFS, ceilings of the other; 19 sites, batch free."""
+        path = MODELS / f"cifar10_resnet20_{kind}.onnx"
+        sites = inspect_model(path)["sites"]
+        assert len(sites) == 19
+        assert {site["levels"] for site in sites} == {CIFAR[kind]}
+        assert all(site["ceiling" if CIFAR[kind] is None else "threshold"] for site in sites)
+        assert run(path, numbers(3, 3, 32, 32)).shape == (3, 10)
 
 
 class TestActivation:
