@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
-from networks import image_side
+from architectures import image_side
 from torch import nn
 from train import Settings
 

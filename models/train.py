@@ -22,9 +22,9 @@ from typing import Any
 import click
 import torch
 from activations import ACTIVATIONS, activation, keep_thresholds_positive
+from architectures import NETWORKS, image_side, make
 from augment import augment
 from image_data import Labelled, normalised, read
-from networks import NETWORKS, image_side, make
 from rich.progress import Progress
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy

@@ -54,7 +54,7 @@ class TestNetworks:
         ],
     )
     def test_small_images(self, models, name, kind):
-        net = models("networks").make(name, models("activations").activation(kind), 10, hidden=32)
+        net = models("architectures").make(name, models("activations").activation(kind), 10, hidden=32)
         with torch.no_grad():
             assert net.eval()(noise(2, 3, 32, 32)).shape == (2, 10)
         kinds = {type(module).__name__ for module in net.modules()}
@@ -62,34 +62,34 @@ class TestNetworks:
 
     @pytest.mark.parametrize("name", ["vgg16", "resnet18", "resnet34", "mobilenetv2", "vit"])
     def test_large_images(self, models, name):
-        net = models("networks").make(name, torch.nn.ReLU, 1000, hidden=8)
+        net = models("architectures").make(name, torch.nn.ReLU, 1000, hidden=8)
         with torch.no_grad():
             assert net.eval()(noise(1, 3, 224, 224)).shape == (1, 1000)
 
     def test_a_hundred_classes(self, models):
-        net = models("networks").make("resnet20", torch.nn.ReLU, 100)
+        net = models("architectures").make("resnet20", torch.nn.ReLU, 100)
         assert net(noise(2, 3, 32, 32)).shape == (2, 100)
 
     def test_layers_with_weights(self, models):
         """As many as the names say; shortcuts come on top."""
         expected = {"vgg16": 16, "resnet18": 18 + 3, "resnet20": 20 + 2, "resnet34": 34 + 3}
         for name, layers in expected.items():
-            net = models("networks").make(name, torch.nn.ReLU, 10, hidden=8)
+            net = models("architectures").make(name, torch.nn.ReLU, 10, hidden=8)
             found = [m for m in net.modules() if isinstance(m, (torch.nn.Conv2d, torch.nn.Linear))]
             assert len(found) == layers, name
 
     def test_parameters(self, models):
         """0.27 M and the 1x1 shortcuts with their BatchNorms (He et al., table 6); 2.2 M (Sandler et al., table 4)."""
         for name, count in (("resnet20", 269_722 + 16 * 32 + 32 * 64 + 2 * (32 + 64)), ("mobilenetv2", 2_236_682)):
-            net = models("networks").make(name, torch.nn.ReLU, 10)
+            net = models("architectures").make(name, torch.nn.ReLU, 10)
             assert sum(parameter.numel() for parameter in net.parameters()) == count
 
     def test_each_layer_has_its_own_threshold(self, models):
-        net = models("networks").make("resnet20", models("activations").activation("qcfs", 4), 10)
+        net = models("architectures").make("resnet20", models("activations").activation("qcfs", 4), 10)
         thresholds = [m.threshold for m in net.modules() if hasattr(m, "threshold")]
         assert len({id(t) for t in thresholds}) == len(thresholds) == 19
 
-    @pytest.mark.parametrize(("module", "call"), [("networks", "make"), ("activations", "activation")])
+    @pytest.mark.parametrize(("module", "call"), [("architectures", "make"), ("activations", "activation")])
     def test_unknown_names_are_refused(self, models, module, call):
         arguments = ("resnet21", torch.nn.ReLU, 10) if call == "make" else ("gelu",)
         with pytest.raises(ValueError, match=r"^no (network|activation) '.*': there are "):
@@ -262,7 +262,7 @@ class TestTraining:
         train.start_from(tuned.net, tmp_path / "relu.pt")
         theirs = tuned.net.state_dict()
         assert all(torch.equal(theirs[name], value) for name, value in plain.net.state_dict().items())
-        vit = models("networks").make("vit", torch.nn.ReLU, 10)
+        vit = models("architectures").make("vit", torch.nn.ReLU, 10)
         with pytest.raises(Exception, match="holds another network"):
             train.start_from(vit, tmp_path / "relu.pt")
 
@@ -281,7 +281,7 @@ class TestExport:
     @pytest.mark.parametrize("exporter", ["dynamo", "torchscript"])
     @pytest.mark.parametrize(("name", "kind"), [("resnet20", "qcfs"), ("resnet20", "clipped"), ("vit", "relu")])
     def test_agrees_with_torch_and_converts(self, models, name, kind, exporter, tmp_path):
-        net = models("networks").make(name, models("activations").activation(kind, 4, 3.0), 10)
+        net = models("architectures").make(name, models("activations").activation(kind, 4, 3.0), 10)
         images = noise(8, 3, 32, 32)
         settle(net, images)
         path = tmp_path / "net.onnx"
@@ -414,7 +414,7 @@ class TestCheckpoints:
         theirs = self.published(PublishedResNet20, "up").state_dict()
         shared = {name: value for name, value in theirs.items() if not name.endswith("residual_function.2.up")}
         checkpoints = models("checkpoints")
-        net = models("networks").make("resnet20", models("activations").activation("qcfs", 4), 10)
+        net = models("architectures").make("resnet20", models("activations").activation("qcfs", 4), 10)
         net.load_state_dict(checkpoints.matched(checkpoints.state_dict(shared), net.state_dict()))
         block = net.stages[4]
         assert block.residual[2].threshold == block.act.threshold == theirs["conv3_x.1.act.up"]
@@ -434,7 +434,7 @@ class TestCheckpoints:
         theirs = dict(self.published(PublishedResNet20, "up").state_dict())
         theirs["fc.weight"], theirs["fc.bias"] = theirs["fc.bias"], theirs["fc.weight"]
         checkpoints = models("checkpoints")
-        net = models("networks").make("resnet20", models("activations").activation("qcfs", 4), 10)
+        net = models("architectures").make("resnet20", models("activations").activation("qcfs", 4), 10)
         with pytest.raises(ValueError, match=r"'fc.weight' \[10\] stands where 'head.2.weight' \[10, 64\] is expected"):
             checkpoints.matched(checkpoints.state_dict(theirs), net.state_dict())
 

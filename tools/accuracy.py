@@ -150,7 +150,7 @@ def run(case: Case, data: Path, model: Path | None = None) -> dict[str, Any]:
         test, batch = imagenet(data, model, SQUEEZENET, "imagenet_val", 200), 10
     start = time.perf_counter()
     result = convert(
-        model, images, eval_data=test, label_offset=offset, verify=False, **{"batch_size": batch, **options}
+        model, images, eval_data=test, label_offset=offset, verify=False, **{"batch_size": min(batch, count), **options}
     )
     report = result.report
     after, before = report["evaluation"], report["evaluation_without_bias"]
