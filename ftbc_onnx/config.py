@@ -63,6 +63,8 @@ class ConvertConfig:
             networks whose nodes keep the samples of a batch apart), ``loop`` (one Loop over time), ``step`` (one step,
             whose state the caller keeps: `ftbc_onnx.StepRunner`), or ``auto``: unrolled unless that has too many nodes
             to be opened quickly, then a loop.
+        steps_input: the number of steps is an input of the file, ``ftbc/steps`` (int64, []), T where it is not fed;
+            with form ``loop``.
         readout: the output is the ``mean`` over all steps, or ``delayed``: over those from `readout_from` on.
         readout_from: t0 of ``delayed``, from 1 to T - 1.
         early_exit: margin at which the evaluation stops a sample early (`ftbc_onnx.early_exit`); None: it does not.
@@ -97,6 +99,7 @@ class ConvertConfig:
     random_data: bool = False
     verify: bool = True
     form: str = "auto"
+    steps_input: bool = False
     readout: str = "mean"
     readout_from: int | None = None
     early_exit: float | None = None
@@ -119,6 +122,8 @@ class ConvertConfig:
             raise ConfigError(
                 f"form '{self.form}' goes with schedule asynchronous: synchronous layers fire one after another"
             )
+        if self.steps_input and self.form != "loop":
+            raise ConfigError("steps_input goes with form loop: only a loop can run fewer steps")
         if self.form == "step" and self.running_mean:
             raise ConfigError("running_mean goes with form unrolled or loop: the step form gives nothing else")
         check_schedule(self.schedule, self.neuron_spec, self.steps)  # refuses what is no neuron, too

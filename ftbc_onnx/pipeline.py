@@ -145,7 +145,7 @@ def convert(
     planned = make_plan(job)
     plan = planned.plan
     form, why = choose_form(network, plan, device is not CPU) if config.form == "auto" else (config.form, "as asked")
-    emitted = emit(network, plan, form)
+    emitted = emit(network, plan, form, steps_input=config.steps_input)
     checked = _verify(job, plan, emitted)
     evaluation, before = _evaluate(job, plan, emitted, ann)
     model_out = expose_running_means(emitted.model, emitted.readouts) if config.running_mean else emitted.model

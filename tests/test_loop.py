@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from helpers import assert_valid, numbers, parse, run
 from networks import CALIBRATION, QCFS, RELU, SPECS, TEST, digits, inputs, random_plan, residual
@@ -19,10 +20,10 @@ from ftbc_onnx import ConfigError, ModelError, convert
 from ftbc_onnx.counting import count, counted_names
 from ftbc_onnx.evaluate import evaluate_file
 from ftbc_onnx.graph.emit import LARGEST, emit, unrolled_nodes
-from ftbc_onnx.graph.emit.loop import emit_loop
-from ftbc_onnx.graph.emit.unrolled import Emitted
+from ftbc_onnx.graph.emit.loop import BEYOND, STEPS, emit_loop
+from ftbc_onnx.graph.emit.unrolled import Emitted, emit_unrolled
 from ftbc_onnx.graph.normalise import normalise
-from ftbc_onnx.graph.observe import expose_running_means, observe_snn
+from ftbc_onnx.graph.observe import expose_running_means, observe_snn, running_mean_name
 from ftbc_onnx.graph.recorder import TIME, time_loop
 from ftbc_onnx.graph.scope import Scope
 from ftbc_onnx.graph.sites import Network, find_network
@@ -194,3 +195,39 @@ class TestConversion:
         loop = time_loop(result.model)
         assert loop is not None
         assert loop.name == TIME
+
+
+@pytest.mark.parametrize("start", [0, 2])
+@pytest.mark.parametrize("name", ["residual", "softmax at the end", "several outputs"])
+def test_steps_as_an_input(name: str, start: int) -> None:
+    """Fewer steps give the running mean after them, to the last bit; T is the default; more are refused by name."""
+    network = network_of(name)
+    plan = replace(plan_of(network, 5), readout=Window(start))
+    whole, free = emit_unrolled(network, plan), emit(network, plan, "loop", steps_input=True)
+    assert_valid(free.model)
+    feeds = feeds_of(name, 3)
+    expected = run(expose_running_means(whole.model, whole.readouts), feeds, optimise=False)
+    for t in range(1, 6):
+        found = run(free.model, {**feeds, STEPS: np.array(t, np.int64)}, optimise=False)
+        for output in network.temporal & set(network.view.output_names):
+            np.testing.assert_array_equal(found[output], expected[running_mean_name(output)][t - 1])
+    found = run(free.model, feeds, optimise=False)
+    assert all(np.array_equal(found[output], expected[output]) for output in network.view.output_names)
+    with pytest.raises(Exception, match=BEYOND):
+        run(free.model, {**feeds, STEPS: np.array(6, np.int64)})
+
+
+def test_steps_as_an_input_of_a_converted_file(tmp_path: Path) -> None:
+    images = digits("test", 16)
+    result = convert(RELU, images[0], steps=4, neuron="if", form="loop", steps_input=True, eval_data=images)
+    assert result.report["verification"]["bitwise"]
+    session = onnxruntime.InferenceSession(result.save(tmp_path / "snn.onnx"))
+    assert [value.name for value in session.get_inputs()] == ["image"]
+    assert [value.name for value in session.get_overridable_initializers()] == [STEPS]
+    scores = session.run(["logits"], {"image": images[0], STEPS: np.array(2, np.int64)})[0]
+    right = 100 * np.mean(scores.argmax(1) == images[1])
+    assert right == pytest.approx(result.report["evaluation"]["accuracy"][1])
+    evaluated, _ = evaluate_file(tmp_path / "snn.onnx", images)
+    assert list(evaluated.accuracy) == result.report["evaluation"]["accuracy"]
+    with pytest.raises(ConfigError, match="steps_input goes with form loop"):
+        convert(RELU, images[0], steps=4, form="unrolled", steps_input=True)

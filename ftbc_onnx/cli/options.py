@@ -91,6 +91,11 @@ def output_options(command: F) -> F:
             "the caller keeps; auto: unrolled or loop, by the number of nodes.",
         ),
         click.option(
+            "--steps-input",
+            is_flag=True,
+            help="With --form loop: the number of steps is an input, ftbc/steps, T where it is not fed.",
+        ),
+        click.option(
             "--readout",
             type=click.Choice(READOUTS),
             help="The output is the mean over all steps, or over those from --readout-from on [default: mean].",

@@ -195,12 +195,12 @@ class GraphBuilder:
         return list(self.loop(count, write)[0].values())
 
     def loop(
-        self, count: int, write: Callable[[LoopBody], None], name: str | None = None
+        self, count: int | str, write: Callable[[LoopBody], None], name: str | None = None
     ) -> tuple[dict[str, str], dict[str, str]]:
         """A Loop of `count` turns; what `write` writes may read any tensor around it.
 
         Args:
-            count: how many.
+            count: how many, as a number or as the name of a tensor (int64, []).
             write: writes the body.
             name: of the Loop node, for those who look for it; None: any.
 
@@ -230,7 +230,8 @@ class GraphBuilder:
             self._weights_inside(self._nodes),
         )
         self._nodes = outer
-        trips = [self.constant(np.array(count, np.int64)), self.constant(np.array(True))]
+        turns = count if isinstance(count, str) else self.constant(np.array(count, np.int64))
+        trips = [turns, self.constant(np.array(True))]
         names = [f"{c.inside}/last" for c in body.carried] + [f"{name}/rows" for name in body.collected]
         made = self.ops("Loop", [*trips, *(c.start for c in body.carried)], names, body=graph)
         if name is not None:

@@ -25,7 +25,9 @@ LARGEST = 4000
 """Nodes of an unrolled network beyond which ``auto`` takes the loop form."""
 
 
-def emit(network: Network, plan: SpikingPlan, form: str = "auto", on_gpu: bool = False) -> Emitted:
+def emit(
+    network: Network, plan: SpikingPlan, form: str = "auto", on_gpu: bool = False, steps_input: bool = False
+) -> Emitted:
     """A plan as a standard ONNX model.
 
     Args:
@@ -33,10 +35,13 @@ def emit(network: Network, plan: SpikingPlan, form: str = "auto", on_gpu: bool =
         plan: the plan.
         form: ``unrolled``, ``folded``, ``loop``, ``step``, or ``auto``: see `choose_form`.
         on_gpu: where it is to run, for ``auto``.
+        steps_input: whether the number of steps is an input of the loop form; no other form can.
 
     Raises:
         ModelError: it cannot be emitted, or not in this form.
     """
+    if steps_input:
+        return emit_loop(network, plan, steps_input)
     return _FORMS[choose_form(network, plan, on_gpu)[0] if form == "auto" else form](network, plan)
 
 

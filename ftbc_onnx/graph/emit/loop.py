@@ -3,6 +3,10 @@
 Weights, thresholds [C], biases [T, C] and everything that does not depend on t stand outside, once. The body is
 `ftbc_onnx.graph.emit.carried`'s step; bias row t is gathered by the number of the turn. The output is the mean over t
 (`ftbc_onnx.window`), under the ANN's own name. What is observed of a step is added by `ftbc_onnx.graph.recorder`.
+
+The number of turns may be an input, `STEPS`, which is T where nobody feeds it. The output after fewer steps is what the
+running mean is then, with the same biases. There are none for more: the first row that is missing is asked for by the
+node `BEYOND`, and its name is in the runtime's error.
 """
 
 from __future__ import annotations
@@ -28,13 +32,20 @@ from ftbc_onnx.graph.recorder import TIME
 from ftbc_onnx.graph.sites import Network
 from ftbc_onnx.plan import SpikingPlan, SpikingSite
 
+STEPS = "ftbc/steps"
+"""Input that says how many steps to run, int64, []; T if it is not fed."""
 
-def emit_loop(network: Network, plan: SpikingPlan) -> Emitted:
+BEYOND = "ftbc/more_steps_than_were_calibrated"
+"""Node that fails if more steps are asked for than there are biases."""
+
+
+def emit_loop(network: Network, plan: SpikingPlan, steps_input: bool = False) -> Emitted:
     """The spiking network of a plan with one Loop over time, bit for bit what the unrolled form gives.
 
     Args:
         network: the normalised ANN that the plan was made for.
         plan: sites, thresholds [C] and biases [T, C]; asynchronous.
+        steps_input: whether the number of steps is an input with the default T.
 
     Raises:
         ModelError: the network has refusals, or tensors named as the emitted ones are, or no such readout; or the plan
@@ -58,16 +69,25 @@ def emit_loop(network: Network, plan: SpikingPlan) -> Emitted:
             carried[output] = step.carry(f"{output}/output", step.kind(output))
             step.pass_on((carried[output],), (value,))
 
-    last, _ = builder.loop(plan.steps, write, TIME)
+    last, _ = builder.loop(_checked_steps(builder, plan.steps) if steps_input else plan.steps, write, TIME)
     for output, inside in carried.items():
         builder.alias(last[inside], output)
+    asked = [onnx.helper.make_tensor_value_info(STEPS, onnx.TensorProto.INT64, [])] if steps_input else []
     model = builder.to_model(
         network.view.graph.name or "snn",
-        network.view.inputs,
+        [*network.view.inputs, *asked],
         network.view.graph.output,
         network.view.model.opset_import,
     )
     return Emitted(model, tuple(turn.readouts), "loop")
+
+
+def _checked_steps(builder: GraphBuilder, most: int) -> str:
+    """The number of steps that was asked for, from 1 to `most`: looked up in a table of just those."""
+    steps = builder.initializer(STEPS, np.array(most, np.int64))
+    row = builder.op("Sub", steps, builder.constant(np.array(1, np.int64)), out="ftbc/time/last")
+    row = builder.op("Max", row, builder.constant(np.array(0, np.int64)), out="ftbc/time/last")
+    return builder.op("Gather", builder.integers(*range(1, most + 1)), row, out=BEYOND, axis=0)
 
 
 @dataclass
