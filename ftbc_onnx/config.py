@@ -17,6 +17,9 @@ SMOOTH = ("spiking", "rate-exact")
 BUDGETS = ("accuracy", "spikes", "levels")
 RULES = ("solve", "paper", "none")
 READOUTS = ("mean", "delayed")
+OLDEST_OPSET = 13
+"""From here on Split and Squeeze need no known sizes and ReduceSum takes axes."""
+
 FORMS = ("auto", "unrolled", "folded", "loop", "step")
 
 
@@ -63,6 +66,7 @@ class ConvertConfig:
             networks whose nodes keep the samples of a batch apart), ``loop`` (one Loop over time), ``step`` (one step,
             whose state the caller keeps: `ftbc_onnx.StepRunner`), or ``auto``: unrolled unless that has too many nodes
             to be opened quickly, then a loop.
+        opset: version of the default ONNX domain to write, from 13 on; None: the model's own, or 13 if that is older.
         steps_input: the number of steps is an input of the file, ``ftbc/steps`` (int64, []), T where it is not fed;
             with form ``loop``.
         readout: the output is the ``mean`` over all steps, or ``delayed``: over those from `readout_from` on.
@@ -99,6 +103,7 @@ class ConvertConfig:
     random_data: bool = False
     verify: bool = True
     form: str = "auto"
+    opset: int | None = None
     steps_input: bool = False
     readout: str = "mean"
     readout_from: int | None = None
@@ -122,6 +127,8 @@ class ConvertConfig:
             raise ConfigError(
                 f"form '{self.form}' goes with schedule asynchronous: synchronous layers fire one after another"
             )
+        if self.opset is not None and self.opset < OLDEST_OPSET:
+            raise ConfigError(f"opset is {self.opset}: {OLDEST_OPSET} is the oldest that is written")
         if self.steps_input and self.form != "loop":
             raise ConfigError("steps_input goes with form loop: only a loop can run fewer steps")
         if self.form == "step" and self.running_mean:

@@ -113,7 +113,7 @@ def convert(
         raise ConfigError(f"option '{next(iter(options))}' is given beside a config: put it into the ConvertConfig")
     config = config or ConvertConfig.from_options(options)
     source = load(model)
-    normalised = normalise(source.model)
+    normalised = normalise(source.model, config.opset)
     scope = Scope(config.include, config.exclude, config.until)
     network = find_network(normalised.model, scope, config.smooth)
     refuse(source, network, config.strict)

@@ -90,6 +90,7 @@ def output_options(command: F) -> F:
             help="A copy of the network per time step, time in the batch, one Loop over time, or one step whose state "
             "the caller keeps; auto: unrolled or loop, by the number of nodes.",
         ),
+        click.option("--opset", type=int, help="ONNX opset to write, from 13 on [default: the model's own]."),
         click.option(
             "--steps-input",
             is_flag=True,

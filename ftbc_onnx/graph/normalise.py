@@ -1,7 +1,8 @@
 """Normalise the ANN: the same function, written with as few and as plain nodes as can be.
 
 1. local functions inlined, nodes named, initializers taken out of the inputs, ``ai.onnx`` written as the empty domain
-2. opset raised to 13 if it is older (`FLOOR`), and the IR version to what that takes
+2. opset changed to the one that is wanted, or raised to 13 if it is older (`FLOOR`), and the IR version to what that
+   takes
 3. the passes of `ftbc_onnx.graph.passes`, round after round, with fresh shapes, until nothing changes
 """
 
@@ -17,12 +18,13 @@ from onnx import helper, inliner, numpy_helper, shape_inference, version_convert
 from onnx_graphsurgeon.ir.tensor import LazyValues
 from onnx_graphsurgeon.logger import G_LOGGER
 
+from ftbc_onnx.config import OLDEST_OPSET
 from ftbc_onnx.errors import ModelError
 from ftbc_onnx.graph.passes import PASSES
 from ftbc_onnx.graph.weights import exceeds, is_heavy, skeleton
 
-FLOOR = 13
-"""The oldest opset that is emitted: from here on Split and Squeeze need no known sizes and ReduceSum takes axes."""
+FLOOR = OLDEST_OPSET
+"""The oldest opset that is emitted."""
 
 _ROUNDS = 20
 _FREE_INITIALIZERS = 4  # the IR version from which an initializer need not be an input
@@ -36,11 +38,15 @@ class Normalised:
     changes: dict[str, int]
 
 
-def normalise(model: onnx.ModelProto) -> Normalised:
+def normalise(model: onnx.ModelProto, opset: int | None = None) -> Normalised:
     """The same network with shapes inferred, constants folded, no-ops gone and BatchNormalization folded.
 
+    Args:
+        model: the ANN.
+        opset: version of the default domain to write, from 13 on; None: the model's own, or 13 if that is older.
+
     Raises:
-        ModelError: the opset cannot be raised, or a BatchNormalization is in training mode.
+        ModelError: the opset cannot be changed, or a BatchNormalization is in training mode.
     """
     work = onnx.ModelProto()
     work.CopyFrom(model)
@@ -49,7 +55,7 @@ def normalise(model: onnx.ModelProto) -> Normalised:
         changes["inline_functions"] = len(work.functions)
         work = inliner.inline_local_functions(work)
     _spell_domain(work)
-    work = _raise_opset(work, changes)
+    work = _change_opset(work, opset or max(default_opset(work), FLOOR), changes)
     _name_nodes(work)
     _drop_initializer_inputs(work)
     _name_axes(work)
@@ -102,21 +108,23 @@ def default_opset(model: onnx.ModelProto) -> int:
     return next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 1)
 
 
-def _raise_opset(model: onnx.ModelProto, changes: Counter[str]) -> onnx.ModelProto:
+def _change_opset(model: onnx.ModelProto, wanted: int, changes: Counter[str]) -> onnx.ModelProto:
     version = default_opset(model)
-    if version >= FLOOR:
+    if version == wanted:
         return model
     try:
-        raised = version_converter.convert_version(model, FLOOR)
+        changed = version_converter.convert_version(model, wanted)
+        if wanted < version:  # the converter knows few ways down, and not all of them are right
+            onnx.checker.check_model(changed)
     except Exception as error:  # the converter raises RuntimeError and its own kinds
         raise ModelError(
-            f"opset {version} could not be raised to {FLOOR} ({str(error)[:200]}): "
-            f"export the model with opset {FLOOR} or newer"
+            f"opset {version} could not be changed to {wanted} ({str(error)[:200]}): "
+            f"export the model with opset {wanted}" + ("" if wanted > FLOOR else " or newer")
         ) from error
-    changes["raise_opset"] = 1
-    del raised.metadata_props[:]
-    raised.metadata_props.extend(model.metadata_props)
-    return raised
+    changes["raise_opset" if wanted > version else "lower_opset"] = 1
+    del changed.metadata_props[:]
+    changed.metadata_props.extend(model.metadata_props)
+    return changed
 
 
 def _spell_domain(model: onnx.ModelProto) -> None:
