@@ -17,6 +17,7 @@ SMOOTH = ("spiking", "rate-exact")
 BUDGETS = ("accuracy", "spikes", "levels")
 RULES = ("solve", "paper", "none")
 READOUTS = ("mean", "delayed")
+SWITCHES = "binary compress_bias strict per_channel random_data verify running_mean float16 steps_input".split()
 OLDEST_OPSET = 13
 """From here on Split and Squeeze need no known sizes and ReduceSum takes axes."""
 
@@ -67,6 +68,7 @@ class ConvertConfig:
             whose state the caller keeps: `ftbc_onnx.StepRunner`), or ``auto``: unrolled unless that has too many nodes
             to be opened quickly, then a loop.
         opset: version of the default ONNX domain to write, from 13 on; None: the model's own, or 13 if that is older.
+        float16: layers with weights compute in float16; neurons and sums stay in float32.
         steps_input: the number of steps is an input of the file, ``ftbc/steps`` (int64, []), T where it is not fed;
             with form ``loop``.
         readout: the output is the ``mean`` over all steps, or ``delayed``: over those from `readout_from` on.
@@ -104,6 +106,7 @@ class ConvertConfig:
     verify: bool = True
     form: str = "auto"
     opset: int | None = None
+    float16: bool = False
     steps_input: bool = False
     readout: str = "mean"
     readout_from: int | None = None
@@ -123,16 +126,6 @@ class ConvertConfig:
         _one_of("smooth", self.smooth, SMOOTH)
         _one_of("budget", self.budget, BUDGETS)
         _one_of("form", self.form, FORMS)
-        if self.form in ("loop", "step") and self.schedule == "synchronous":
-            raise ConfigError(
-                f"form '{self.form}' goes with schedule asynchronous: synchronous layers fire one after another"
-            )
-        if self.opset is not None and self.opset < OLDEST_OPSET:
-            raise ConfigError(f"opset is {self.opset}: {OLDEST_OPSET} is the oldest that is written")
-        if self.steps_input and self.form != "loop":
-            raise ConfigError("steps_input goes with form loop: only a loop can run fewer steps")
-        if self.form == "step" and self.running_mean:
-            raise ConfigError("running_mean goes with form unrolled or loop: the step form gives nothing else")
         check_schedule(self.schedule, self.neuron_spec, self.steps)  # refuses what is no neuron, too
         if self.neuron == "auto" and self.coding != "rate":
             raise ConfigError("coding goes with a neuron that is named: add --neuron (auto tries both by itself)")
@@ -144,11 +137,24 @@ class ConvertConfig:
             raise ConfigError(f"percentile is {self.percentile}: it must be above 0 and at most 100")
         if not _is_number(self.alpha) or not 0 < self.alpha < float("inf"):
             raise ConfigError(f"alpha is {self.alpha}: it must be a positive number (0.4 is the published one)")
+        self._check_form()
         self._check_readout()
         self._check_biases()
-        for name in ("binary", "compress_bias", "strict", "per_channel", "random_data", "verify", "running_mean"):
+        for name in SWITCHES:
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"{name} is {getattr(self, name)!r}: it must be True or False")
+
+    def _check_form(self) -> None:
+        if self.form in ("loop", "step") and self.schedule == "synchronous":
+            raise ConfigError(
+                f"form '{self.form}' goes with schedule asynchronous: synchronous layers fire one after another"
+            )
+        if self.opset is not None and self.opset < OLDEST_OPSET:
+            raise ConfigError(f"opset is {self.opset}: {OLDEST_OPSET} is the oldest that is written")
+        if self.steps_input and self.form != "loop":
+            raise ConfigError("steps_input goes with form loop: only a loop can run fewer steps")
+        if self.form == "step" and self.running_mean:
+            raise ConfigError("running_mean goes with another form: the step form gives nothing else")
 
     def _check_biases(self) -> None:
         check_shrink(self.shrink, self.rule)

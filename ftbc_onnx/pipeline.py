@@ -24,7 +24,8 @@ from ftbc_onnx.graph.emit import choose_form, emit, emit_quick
 from ftbc_onnx.graph.emit.unrolled import Emitted, check_convertible
 from ftbc_onnx.graph.files import SourceModel, input_specs, load, save
 from ftbc_onnx.graph.free_batch import free_batch
-from ftbc_onnx.graph.normalise import normalise
+from ftbc_onnx.graph.half import halve
+from ftbc_onnx.graph.normalise import Normalised, normalise
 from ftbc_onnx.graph.observe import expose_running_means
 from ftbc_onnx.graph.provenance import stamp
 from ftbc_onnx.graph.scope import Scope
@@ -114,6 +115,9 @@ def convert(
     config = config or ConvertConfig.from_options(options)
     source = load(model)
     normalised = normalise(source.model, config.opset)
+    if config.float16:
+        narrow, count = halve(normalised.model)
+        normalised = Normalised(narrow, {**normalised.changes, "float16": count})
     scope = Scope(config.include, config.exclude, config.until)
     network = find_network(normalised.model, scope, config.smooth)
     refuse(source, network, config.strict)

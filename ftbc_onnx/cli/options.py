@@ -91,6 +91,7 @@ def output_options(command: F) -> F:
             "the caller keeps; auto: unrolled or loop, by the number of nodes.",
         ),
         click.option("--opset", type=int, help="ONNX opset to write, from 13 on [default: the model's own]."),
+        click.option("--float16", is_flag=True, help="Layers with weights in float16; neurons stay in float32."),
         click.option(
             "--steps-input",
             is_flag=True,

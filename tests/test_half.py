@@ -1,0 +1,63 @@
+"""Layers in float16: half the weights, neurons as before, calibrated and verified as what they are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from helpers import assert_valid, numbers, parse, run
+from networks import QCFS, RELU, digits
+
+from ftbc_onnx import convert
+from ftbc_onnx.graph.half import halve
+from ftbc_onnx.graph.normalise import normalise
+from ftbc_onnx.runtime import Session
+
+TEXT = """g (float[N,3,5,5] x) => (float[N,4] y) {
+    a = Conv <pads = [1,1,1,1]> (x, w, b) r = Relu(a) p = GlobalAveragePool(r) f = Flatten(p) y = Gemm(f, m, c) }"""
+WEIGHTS = {"w": numbers(4, 3, 3, 3), "b": numbers(4), "m": numbers(4, 4), "c": numbers(4)}
+
+
+def by_hand(x: np.ndarray) -> np.ndarray:
+    """Every factor rounded to float16, summed in float64; the sums rounded again."""
+    w, b, m, c = (WEIGHTS[name].astype(np.float16).astype(np.float64) for name in "wbmc")
+    padded = np.pad(x.astype(np.float16).astype(np.float64), ((0, 0), (0, 0), (1, 1), (1, 1)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(2, 3))
+    a = (np.einsum("nchwij,ocij->nohw", windows, w) + b[:, None, None]).astype(np.float16).astype(np.float64)
+    pooled = np.maximum(a, 0).mean((2, 3)).astype(np.float16).astype(np.float64)
+    return pooled @ m + c
+
+
+def test_computes_in_float16() -> None:
+    model, count = halve(normalise(parse(TEXT, **WEIGHTS)).model)
+    assert count == 2
+    assert_valid(model)
+    assert {t.data_type for t in model.graph.initializer if len(t.dims)} == {onnx.TensorProto.FLOAT16}
+    x = numbers(6, 3, 5, 5)
+    np.testing.assert_allclose(run(model, {"x": x})["y"], by_hand(x), rtol=2e-2, atol=2e-3)
+    exact = run(parse(TEXT, **WEIGHTS), {"x": x})["y"]
+    assert 0 < np.abs(run(model, {"x": x})["y"] - exact).max() < 0.02
+
+
+def test_weights_beyond_its_range_stay() -> None:
+    model, count = halve(normalise(parse(TEXT, **{**WEIGHTS, "m": WEIGHTS["m"] * 1e6})).model)
+    assert count == 1
+    kinds = {t.name: t.data_type for t in model.graph.initializer}
+    assert kinds["m"] == onnx.TensorProto.FLOAT
+
+
+@pytest.mark.parametrize("form", ["unrolled", "folded", "loop", "step"])
+@pytest.mark.parametrize("source", [RELU, QCFS], ids=["relu", "qcfs"])
+def test_converted(source: Path, form: str, tmp_path: Path) -> None:
+    images, labels = digits("test", 24)
+    options = {"steps": 4, "neuron": "signed-group", "form": form, "eval_data": (images, labels)}
+    half, whole = (convert(source, digits("calibration", 64)[0], float16=on, **options) for on in (True, False))
+    assert half.report["normalisation"]["float16"] == 5
+    assert half.report["verification"]["bitwise"]
+    assert half.report["evaluation"]["accuracy"][-1] >= 95
+    counts = [result.report["evaluation"]["counts"]["synops"][-1] for result in (half, whole)]
+    assert counts[0] == pytest.approx(counts[1], rel=0.05)
+    assert half.save(tmp_path / "half.onnx").stat().st_size < 0.75 * whole.save(tmp_path / "whole.onnx").stat().st_size
+    assert Session(half.model).output_names[0] == "logits"
