@@ -56,6 +56,8 @@ def print_conversion(console: Console, report: Mapping[str, Any], verbose: bool 
     if report["evaluation"] is not None:
         where = "calibration data: " if report["evaluated_on"] == "calibration data" else ""
         print_curve(console, report["evaluation"], report["evaluation_without_bias"], where)
+    for sentence in report["summary"][1:]:  # the first says what the table does
+        _say(console, escape(sentence))
     if verbose:
         print_sites(console, report)
 
@@ -118,7 +120,7 @@ def print_curve(
     for name, _, _ in shown:
         table.add_column(name, justify="right")
     steps = max((len(values) for _, values, _ in shown), default=0)
-    for t in _rows(steps):
+    for t in shown_steps(steps):
         cells = [f"{values[t]:.2f}" if kind == 100 else f"{values[t]:.3f}" for _, values, kind in shown]
         table.add_row(str(t + 1), *cells)
     console.print(table)
@@ -151,8 +153,8 @@ def _counted(counts: Mapping[str, Any]) -> str:
     )
 
 
-def _rows(steps: int) -> list[int]:
-    """Every step up to 16, then powers of two and the last."""
+def shown_steps(steps: int) -> list[int]:
+    """Steps of a table, from 0: every one up to 16, then powers of two and the last."""
     if steps <= 16:
         return list(range(steps))
     powers = {2**i - 1 for i in range(steps.bit_length()) if 2**i <= steps}
