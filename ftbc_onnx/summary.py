@@ -102,7 +102,8 @@ def _good(report: Report, evaluation: Mapping[str, Any]) -> list[str]:
     if first >= report["steps"]:
         return []
     if evaluation["accuracy"] is not None and evaluation["ann_accuracy"] is not None:
-        close = f"the accuracy stays within {limit:.2g} point(s) of the ANN's"
+        points = f"{limit:.2g} point{'' if limit == 1 else 's'}"
+        close = f"the accuracy stays within {points} of the ANN's"
     elif evaluation["agreement"] is not None:
         close = f"at least {100 - limit:.4g} % of the decisions are the ANN's"
     else:
