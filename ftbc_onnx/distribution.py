@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from ftbc_onnx.thresholds import BINS as FINE
 from ftbc_onnx.thresholds import ActivationStatistics
 
 SPAN, WIDTH = 2.0, 0.05
@@ -59,14 +60,17 @@ def distribution(statistics: ActivationStatistics, height: np.ndarray) -> Distri
         statistics: the site's histograms.
         height: theta times gain of every channel, [C], above 0.
     """
-    scale = np.asarray(height, dtype=np.float64)[:, None]
-    centres, counts = statistics.centres, statistics.counts
-    ratio = centres / scale
-    place = np.minimum((ratio / WIDTH).astype(np.int64), BINS - 1)
-    binned = np.bincount(place.reshape(-1), counts.reshape(-1), BINS)
-    values = max(float(counts.sum() + statistics.zeros.sum()), 1.0)
-    sent = (counts * centres).sum(axis=1)
-    lost = (counts * np.maximum(centres - scale, 0.0)).sum(axis=1)
+    h, top = np.asarray(height, dtype=np.float64), statistics.maximum
+    fine = FINE * np.divide(h, top, out=np.ones_like(h), where=top > 0)  # bins of the histogram in one theta, [C]
+    before = np.clip(np.ceil(np.arange(BINS) * WIDTH * fine[:, None] - 0.5), 0, FINE).astype(np.int64)  # [C, BINS]
+    counted = _sums(statistics.counts)
+    total = counted[:, -1]
+    binned = np.diff(np.take_along_axis(counted, before, 1), axis=1, append=total[:, None]).sum(axis=0)
+    values = max(float(total.sum() + statistics.zeros.sum()), 1.0)
+    activation = _sums(statistics.counts * (np.arange(FINE) + 0.5)) * (top / FINE)[:, None]
+    sent = activation[:, -1]
+    channel, at = np.arange(len(h)), before[:, round(1 / WIDTH)]
+    lost = (sent - activation[channel, at]) - h * (total - counted[channel, at])
     share = np.divide(lost, sent, out=np.zeros_like(lost), where=sent > 0)
     return Distribution(
         binned / values,
@@ -74,3 +78,8 @@ def distribution(statistics: ActivationStatistics, height: np.ndarray) -> Distri
         float(lost.sum() / sent.sum()) if sent.sum() > 0 else 0.0,
         int((share > SATURATED).sum()),
     )
+
+
+def _sums(values: np.ndarray) -> np.ndarray:
+    """Sums of the first 0, 1, ... bins of every channel, [C, FINE + 1]."""
+    return np.concatenate([np.zeros((len(values), 1)), np.cumsum(values, axis=1)], axis=1)
