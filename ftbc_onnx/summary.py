@@ -49,6 +49,12 @@ def summarise(report: Report) -> list[str]:
     return [*sentences, *_where(report, evaluation), *_steps(report, evaluation), *_causes(report)]
 
 
+def has_biases(report: Report) -> bool:
+    """Whether the network without biases (and gains) is another one, to compare with."""
+    plain = report["evaluation_without_bias"]
+    return plain is not None and plain != report["evaluation"]
+
+
 def _curve(evaluation: Mapping[str, Any]) -> tuple[list[float], float]:
     """The best measure after each step as points short of the ANN, and how many points one sample is."""
     if evaluation["accuracy"] is not None and evaluation["ann_accuracy"] is not None:
@@ -73,8 +79,10 @@ def _verdict(report: Report, evaluation: Mapping[str, Any]) -> str:
         text = f"After T = {steps} steps the SNN is right on {accuracy[-1]:.1f} % of {samples} samples"
         if ann is not None:
             text += f", the ANN on {ann:.1f} %{_chance(ann - accuracy[-1], ann, samples)}"
-        if plain is not None and report["calibration"] is not None:
+        if has_biases(report):
             text += f"; without temporal biases it would be {plain['accuracy'][-1]:.1f} %"
+        elif report["calibration"] is not None:
+            text += "; no temporal biases were kept, as they did not hold on the samples held back"
         return text + "."
     if agreement is not None:
         return f"After T = {steps} steps the SNN decides as the ANN does on {agreement[-1]:.1f} % of {samples} samples."

@@ -91,6 +91,11 @@ class TestFigures:
             f"{i} {site['name']}" for i, site in enumerate(report["sites"], 1)
         ]
 
+    def test_one_network_is_drawn_once(self, report: dict[str, Any]) -> None:
+        same = {**report, "evaluation_without_bias": report["evaluation"]}
+        assert [axes.get_title() for axes in drawn(same, "gaps").axes] == ["SNN", ""]
+        assert [line.get_label() for line in drawn(same, "error").axes[0].lines] == ["SNN"]
+
     def test_a_gap_that_is_no_number_is_drawn_as_the_worst(self, report: dict[str, Any]) -> None:
         changed = copy.deepcopy(report)
         first = report["sites"][0]["name"]

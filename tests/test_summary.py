@@ -47,6 +47,13 @@ def test_verdict_gives_accuracies() -> None:
     )
 
 
+def test_verdict_where_no_biases_were_kept() -> None:
+    first, *_ = summarise(report(measured([50.0, 82.0]), measured([50.0, 82.0])))
+    assert "no temporal biases were kept, as they did not hold" in first
+    assert "would be" not in first
+    assert "biases" not in summarise(report(measured([50.0]), measured([50.0]), calibration=None))[0]
+
+
 @pytest.mark.parametrize(("accuracy", "said"), [(89.5, True), (88.0, False), (90.0, False)])
 def test_verdict_says_what_so_many_samples_cannot_tell(accuracy: float, said: bool) -> None:
     """One standard error at 90 % of 1000 samples is 0.95 points."""

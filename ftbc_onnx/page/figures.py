@@ -16,6 +16,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 
 from ftbc_onnx.page import series
 from ftbc_onnx.page.canvas import GAPS, LIGHT, Draw, numbered, to_png
+from ftbc_onnx.summary import has_biases
 
 Report = Mapping[str, Any]
 
@@ -99,7 +100,7 @@ def gaps(report: Report) -> Picture | None:
     after = series.gaps(report)
     if after is None:
         return None
-    before = series.gaps(report, "evaluation_without_bias") if series.has_biases(report) else None
+    before = series.gaps(report, "evaluation_without_bias") if has_biases(report) else None
     maps = [("SNN", after)] if before is None else [("no bias", before), ("temporal biases", after)]
     names = series.names(report)
     height = _rows(len(names)) + 1.15

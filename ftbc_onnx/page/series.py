@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from ftbc_onnx.summary import has_biases
+
 Report = Mapping[str, Any]
 
 PERCENT = 100.0
@@ -24,11 +26,6 @@ class Curves:
     calibrated: np.ndarray
     plain: np.ndarray | None
     ann: float | None
-
-
-def has_biases(report: Report) -> bool:
-    """Whether there is a network without biases to compare with, other than itself."""
-    return report["evaluation_without_bias"] is not None and report["calibration"] is not None
 
 
 def accuracy(report: Report) -> Curves | None:

@@ -10,8 +10,8 @@ from typing import Any
 
 from ftbc_onnx.config import ConvertConfig
 from ftbc_onnx.page.canvas import plain
-from ftbc_onnx.page.series import has_biases
 from ftbc_onnx.report import shown_steps
+from ftbc_onnx.summary import has_biases
 
 Report = Mapping[str, Any]
 
