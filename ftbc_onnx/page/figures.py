@@ -89,8 +89,8 @@ def _curves(curves: series.Curves, label: str, top: float | None = None) -> Pict
         axes.grid(axis="y")
         figure.legend(loc="outside upper left", ncols=3, handlelength=1.6, columnspacing=1.2)
 
-    last = [f"with biases {curves.calibrated[-1]:.2f} %"]
-    last += [] if curves.plain is None else [f"without {curves.plain[-1]:.2f} %"]
+    last = [f"{with_biases} {curves.calibrated[-1]:.2f} %"]
+    last += [] if curves.plain is None else [f"no bias {curves.plain[-1]:.2f} %"]
     last += [] if curves.ann is None else [f"ANN {curves.ann:.2f} %"]
     return Picture(2.5, draw, f"{curves.measure} against time steps; at T = {len(steps)}: {', '.join(last)}")
 
