@@ -6,8 +6,9 @@ else the error of the output. The others are said only where a number calls for 
 1. the data are no judge: random, or those of the calibration;
 2. the ANN itself is below `DOUBTFUL`: the data are probably not prepared as it expects;
 3. the SNN is within `CLOSE` of the ANN: the shortest T from which on it stays so;
-4. it is not: where the gap grows first (above half of the largest), whether more steps help (more than `CLOSE` gained
-   since T/2), whether a site is clipped (more than `CLIPPED` of its activation above theta), whether biases are there.
+4. it is not: where the gap grows first (above half of the largest), or that no mean gap is above `SMALL`; whether the
+   error of the output still falls (below `FALLS` of that at T/2); whether a site is clipped (more than `CLIPPED` of its
+   activation above theta); whether biases are missing.
 """
 
 from __future__ import annotations
@@ -21,6 +22,15 @@ CLOSE = 1.0
 
 DOUBTFUL = 50.0
 """Accuracy of the ANN, in percent, below which its data are looked at first."""
+
+SMALL = 0.01
+"""Mean gap, of theta, below which a site does not stand out."""
+
+FALLS = 0.9
+"""Error at T over error at T/2 below which steps still help (1/2 is normal)."""
+
+LOST = 0.5
+"""Error of the output above which its course says nothing yet: deep networks start to follow late."""
 
 CLIPPED = 0.05
 """Share of a site's activation above theta that is worth a word."""
@@ -120,13 +130,18 @@ def _good(report: Report, evaluation: Mapping[str, Any]) -> list[str]:
 
 
 def _where(report: Report, evaluation: Mapping[str, Any]) -> list[str]:
-    """The first site whose gap is above half of the largest."""
+    """The first site whose gap is above half of the largest; or that means are right everywhere."""
     names = [site["name"] for site in report["sites"]]
     gaps = [evaluation["sites"][name]["gap_in_theta"] for name in names]
     if not gaps or any(gap is None for gap in gaps):
         return []
     last = [gap[-1] for gap in gaps]
     largest = max(range(len(last)), key=last.__getitem__)
+    if last[largest] < SMALL:
+        return [
+            f"No site stands out: mean gaps at T are at most {_share(last[largest])}. What is left is the error of "
+            "single neurons, which more levels (--neuron auto, --levels) or a larger -T make smaller."
+        ]
     first = next((i for i, gap in enumerate(last) if gap > last[largest] / 2), largest)
     text = f"The gap at T is largest at site {largest + 1} of {len(names)}, '{names[largest]}': {_share(last[largest])}"
     if first != largest:
@@ -139,17 +154,17 @@ def _share(gap: float) -> str:
 
 
 def _steps(report: Report, evaluation: Mapping[str, Any]) -> list[str]:
-    """Whether the second half of the steps still helped."""
-    curve, _ = _curve(evaluation)
-    steps = report["steps"]
-    if steps < 2 or report["synchronous"] is not None:
+    """Whether the second half of the steps still helped, by the error of the output."""
+    errors, half = evaluation["output_gap"], report["steps"] // 2
+    if errors is None or half < 1 or report["synchronous"] is not None:
         return []
-    half = steps // 2
-    gained = curve[half - 1] - curve[-1]
-    what = "a larger -T or a neuron of more levels (--neuron auto, --levels)"
-    if gained > CLOSE:
-        return [f"It was still coming closer from T = {half} to {steps}: {what} should help."]
-    return [f"It came no closer from T = {half} to {steps}: a larger -T alone will not help, look at the sites first."]
+    before, now = errors[half - 1], errors[-1]
+    course = f"({100 * before:.3g} % at T = {half}, {100 * now:.3g} % at T = {report['steps']})"
+    if now < FALLS * before:
+        return [f"The output's error still falls with T {course}: a larger -T helps."]
+    if now < LOST:
+        return [f"The output's error hardly falls with T any more {course}: a larger -T alone will not help."]
+    return []
 
 
 def _causes(report: Report) -> list[str]:

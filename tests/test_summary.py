@@ -104,11 +104,26 @@ def test_far_with_the_largest_gap_first() -> None:
     assert "largest at site 1 of 3, 'a': 5 % of theta. ftbc-onnx" in said
 
 
-@pytest.mark.parametrize(("curve", "helps"), [([10.0, 30.0, 45.0, 60.0], True), ([10.0, 60.0, 60.0, 60.5], False)])
-def test_far_says_whether_steps_help(curve: list[float], helps: bool) -> None:
-    said = " ".join(summarise(report(measured(curve))))
-    assert ("still coming closer from T = 2 to 4" in said) is helps
-    assert ("came no closer from T = 2 to 4" in said) is not helps
+def test_far_although_every_mean_is_right() -> None:
+    sites = {name: {"gap_in_theta": [gap]} for name, gap in zip("abc", (0.001, 0.0026, 0.002), strict=True)}
+    said = summarise(report(measured([30.0], sites=sites)))
+    assert said[1].startswith("No site stands out: mean gaps at T are at most 0.26 % of theta.")
+    assert not any("diagnose" in sentence for sentence in said)
+
+
+@pytest.mark.parametrize(
+    ("errors", "said"),
+    [
+        ([0.9, 0.8, 0.7, 0.6], "still falls with T (80 % at T = 2, 60 % at T = 4): a larger -T helps"),
+        ([0.9, 0.3, 0.3, 0.29], "hardly falls with T any more (30 % at T = 2, 29 % at T = 4)"),
+        ([0.9, 0.9, 0.9, 0.88], None),
+        (None, None),
+    ],
+)
+def test_far_says_whether_steps_help(errors: list[float] | None, said: str | None) -> None:
+    text = " ".join(summarise(report(measured([10.0, 20.0, 30.0, 40.0], output_gap=errors))))
+    assert ("The output's error" in text) is (said is not None)
+    assert (said or "") in text
 
 
 def test_far_and_clipped() -> None:
