@@ -83,7 +83,7 @@ Draw = Callable[[Figure], None]
 def _drawing(draw: Draw, height: float, dpi: float = 72) -> Iterator[Figure]:
     """An open figure that was drawn on; letters that the font has not got are the reader's own matter."""
     with mpl.rc_context(_SETTINGS), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
         figure = Figure(figsize=(WIDTH, height), dpi=dpi, layout="constrained")
         draw(figure)
         yield figure
