@@ -186,7 +186,7 @@ def evaluate(
         SiteActivity(
             site,
             spikes[site.name],
-            float((spikes[site.name] / (plan.thresholds[site.name] * plan.gains.get(site.name, 1.0))).mean()),
+            plan.height(site),
             None if ann is None else ann.activations[site.name],
             *(site_counts(site, spikes) if counting else ()),
         )

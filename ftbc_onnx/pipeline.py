@@ -38,6 +38,7 @@ from ftbc_onnx.planning import calibration_batching, make_plan
 from ftbc_onnx.record import describe, record_of
 from ftbc_onnx.results import EvaluationResult, VerificationResult
 from ftbc_onnx.runtime import CPU, Session, choose_device
+from ftbc_onnx.summary import summarise
 from ftbc_onnx.verify import verify
 
 _VERIFY_SAMPLES = 2
@@ -168,6 +169,7 @@ def convert(
         "evaluation": None if evaluation is None else evaluation.as_dict(),
         "evaluation_without_bias": None if before is None else before.as_dict(),
     }
+    report["summary"] = summarise(report)
     return ConversionResult(stamp(model_out, source.model, record), plan, report, source, evaluation)
 
 

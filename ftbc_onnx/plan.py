@@ -166,6 +166,10 @@ class SpikingPlan:
         gain = self.gains.get(site.name)
         return neuron if gain is None else Scaled(neuron, gain.reshape(site.channel_shape))
 
+    def height(self, site: SpikingSite) -> np.ndarray:
+        """The largest spike of every channel of a site: theta times gain, [C]."""
+        return np.asarray(self.thresholds[site.name] * self.gains.get(site.name, np.float32(1)))
+
     @property
     def synchronous(self) -> bool:
         """Whether sites fire once, on all T steps of their current."""

@@ -8,6 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from ftbc_onnx.distribution import distribution
 from ftbc_onnx.graph.classes import NodeClass
 from ftbc_onnx.graph.emit.unrolled import Emitted
 from ftbc_onnx.job import Job
@@ -90,6 +91,9 @@ def describe(job: Job, planned: Planned, record: Mapping[str, Any]) -> dict[str,
                 "threshold": [float(plan.thresholds[site.name].min()), float(plan.thresholds[site.name].max())],
                 "dead_channels": int(statistics[site.name].dead.sum()) if site.name in statistics else None,
                 "upstream": list(site.upstream),
+                "activation": distribution(statistics[site.name], plan.height(site)).as_dict()
+                if site.name in statistics
+                else None,
             }
             for site in plan.sites
         ],

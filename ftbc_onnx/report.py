@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -34,9 +35,7 @@ def print_conversion(console: Console, report: Mapping[str, Any], verbose: bool 
     print_selections(console, report["selections"], verbose)
     if report["random_data"]:
         _say(console, "[bold yellow]calibrated on random data: for a dry run only[/]")
-    dead = {s["name"]: s["dead_channels"] for s in report["sites"] if s["dead_channels"]}
-    if dead:
-        _say(console, f"{sum(dead.values())} channels in {len(dead)} sites were never active in calibration")
+    _print_channels(console, report)
     if report["rate_exact"]:
         kinds = Counter(node["op_type"] for node in report["rate_exact"])
         listed = ", ".join(f"{count} {op}" for op, count in kinds.most_common())
@@ -52,8 +51,24 @@ def print_conversion(console: Console, report: Mapping[str, Any], verbose: bool 
     if report["evaluation"] is not None:
         where = "calibration data: " if report["evaluated_on"] == "calibration data" else ""
         print_curve(console, report["evaluation"], report["evaluation_without_bias"], where)
+    for sentence in report["summary"][1:]:  # the first says what the table does
+        _say(console, escape(sentence))
     if verbose:
         print_sites(console, report)
+
+
+def _print_channels(console: Console, report: Mapping[str, Any]) -> None:
+    """Channels that are dead, silent or saturated, where there are any."""
+    silent = [site["silent_channels"] for site in (report["evaluation"] or {"sites": {}})["sites"].values()]
+    saturated = [(site["activation"] or {}).get("saturated_channels") for site in report["sites"]]
+    for counts, what in (
+        ([site["dead_channels"] for site in report["sites"]], "were never active in calibration"),
+        (silent, "sent nothing in the evaluation, although the ANN is active there"),
+        (saturated, "lose more than 5 % of their activation above theta"),
+    ):
+        found = [count for count in counts if count]
+        if found:
+            _say(console, f"{sum(found)} channel(s) in {len(found)} site(s) {what}")
 
 
 def _print_calibration(console: Console, report: Mapping[str, Any]) -> None:
@@ -114,7 +129,7 @@ def print_curve(
     for name, _, _ in shown:
         table.add_column(name, justify="right")
     steps = max((len(values) for _, values, _ in shown), default=0)
-    for t in _rows(steps):
+    for t in shown_steps(steps):
         cells = [f"{values[t]:.2f}" if kind == 100 else f"{values[t]:.3f}" for _, values, kind in shown]
         table.add_row(str(t + 1), *cells)
     console.print(table)
@@ -147,8 +162,8 @@ def _counted(counts: Mapping[str, Any]) -> str:
     )
 
 
-def _rows(steps: int) -> list[int]:
-    """Every step up to 16, then powers of two and the last."""
+def shown_steps(steps: int) -> list[int]:
+    """Steps of a table, from 0: every one up to 16, then powers of two and the last."""
     if steps <= 16:
         return list(range(steps))
     powers = {2**i - 1 for i in range(steps.bit_length()) if 2**i <= steps}
@@ -156,23 +171,25 @@ def _rows(steps: int) -> list[int]:
 
 
 def print_sites(console: Console, report: Mapping[str, Any]) -> None:
-    """One row per site: thresholds, channels, firing rate, gap before and after."""
-    table = Table(title="sites", title_justify="left")
-    for name in ("site", "op", "C", "axis", "theta", "dead", "rate", "gap at T, no bias", "gap at T"):
-        table.add_column(name, justify="left" if name in ("site", "op") else "right")
+    """One row per site: thresholds, troubled channels, what is clipped, firing rate, gap before and after."""
+    table = Table(title="sites; gaps at T in percent of theta", title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0))
+    table.add_column("site", overflow="fold")
+    columns = ("C", "theta", "dead, silent\nsaturated", "clipped\n%", "rate", "no bias,\ngap", "gap")
+    for name in columns:
+        table.add_column(name, justify="right", no_wrap=True)
     after = (report["evaluation"] or {"sites": {}})["sites"]
     before = (report["evaluation_without_bias"] or {"sites": {}})["sites"]
     for site in report["sites"]:
         low, high = site["threshold"]
         theta = f"{low:.3g}" if low == high else f"{low:.3g}..{high:.3g}"
-        own, old = after.get(site["name"]), before.get(site["name"])
+        own, old, activation = after.get(site["name"]), before.get(site["name"]), site["activation"]
         table.add_row(
             escape(site["name"]),
-            site["op_type"],
             str(site["channels"]),
-            str(site["channel_axis"]),
             theta,
-            "" if site["dead_channels"] is None else str(site["dead_channels"]),
+            f"{_or_dash(site['dead_channels'])} {_or_dash((own or {}).get('silent_channels'))} "
+            f"{_or_dash((activation or {}).get('saturated_channels'))}",
+            "" if activation is None else f"{100 * activation['clipped']:.2f}",
             "" if own is None else f"{own['rate']:.3f}",
             _last(old),
             _last(own),
@@ -191,7 +208,13 @@ def _node(record: Mapping[str, Any]) -> str:
 
 
 def _last(activity: Mapping[str, Any] | None) -> str:
-    return "" if activity is None or activity["gap"] is None else f"{activity['gap'][-1]:.4f}"
+    """Gap at T, in percent of theta."""
+    curve = None if activity is None else activity["gap_in_theta"]
+    return "" if curve is None else f"{100 * curve[-1]:.2f}"
+
+
+def _or_dash(count: int | None) -> str:
+    return "-" if count is None else str(count)
 
 
 def print_inspection(console: Console, report: Mapping[str, Any], verbose: bool = False) -> None:

@@ -98,7 +98,7 @@ class SiteActivity:
     Attributes:
         site: the site.
         mean_spikes: mean spikes after each step over everything but the channel axis, [T, C].
-        rate: mean_spikes in units of theta, over steps and channels: the firing rate of a neuron with binary spikes.
+        height: theta times gain, [C]: the largest spike.
         mean_activation: mean activation of the ANN, [C]; None if it was not given.
         events: events per neuron at each step, [T] (see `Counts`); None if they were not counted.
         binary_spikes: binary spikes per neuron at each step, [T]; None if they were not counted.
@@ -106,19 +106,47 @@ class SiteActivity:
 
     site: SpikingSite
     mean_spikes: np.ndarray
-    rate: float
+    height: np.ndarray
     mean_activation: np.ndarray | None
     events: np.ndarray | None = None
     binary_spikes: np.ndarray | None = None
 
     @property
+    def rates(self) -> np.ndarray:
+        """Mean spikes over all steps in units of theta, [C]: firing rates, if spikes are binary."""
+        return np.asarray((self.mean_spikes / self.height).mean(axis=0))
+
+    @property
+    def rate(self) -> float:
+        """The same over all channels."""
+        return float((self.mean_spikes / self.height).mean())
+
+    @property
     def gap(self) -> np.ndarray | None:
         """Mean over channels of |mean spikes up to step t - mean activation|, after each step, [T]."""
+        gaps = self._gaps
+        return None if gaps is None else np.asarray(gaps.mean(axis=1))
+
+    @property
+    def gap_in_theta(self) -> np.ndarray | None:
+        """The same in units of theta, [T]: comparable from site to site."""
+        gaps = self._gaps
+        return None if gaps is None else np.asarray((gaps / self.height).mean(axis=1))
+
+    @property
+    def silent(self) -> int:
+        """Channels that sent nothing at any step, although the ANN's mean activation (if it is known) is not 0."""
+        quiet = ~self.mean_spikes.any(axis=0)
+        return int((quiet if self.mean_activation is None else quiet & (self.mean_activation != 0)).sum())
+
+    @property
+    def _gaps(self) -> np.ndarray | None:
+        """|mean spikes up to step t - mean activation|, [T, C]."""
         if self.mean_activation is None:
             return None
         steps = np.arange(1, len(self.mean_spikes) + 1)[:, None]
         running = np.cumsum(self.mean_spikes, axis=0) / steps
-        return np.asarray(np.abs(running - self.mean_activation).mean(axis=1))
+        return np.asarray(np.abs(running - self.mean_activation))
 
 
 @dataclass(frozen=True)
@@ -216,7 +244,10 @@ class EvaluationResult:
             "sites": {
                 a.site.name: {
                     "rate": a.rate,
+                    "rate_range": [float(a.rates.min()), float(a.rates.max())],
+                    "silent_channels": a.silent,
                     "gap": _plain(a.gap),
+                    "gap_in_theta": _plain(a.gap_in_theta),
                     "events": _plain(a.events),
                     "binary_spikes": _plain(a.binary_spikes),
                 }

@@ -105,6 +105,10 @@ class TestNumbers:
             np.testing.assert_allclose(activity.mean_activation, mean, rtol=1e-5, atol=1e-6)
             running = np.cumsum(s.mean(axis=(1, 3, 4)), axis=0) / np.arange(1, T + 1)[:, None]
             np.testing.assert_allclose(activity.gap, np.abs(running - mean).mean(axis=1), rtol=1e-4, atol=1e-6)
+            shares = np.abs(running - mean) / plan.thresholds[site.name]
+            np.testing.assert_allclose(activity.gap_in_theta, shares.mean(axis=1), rtol=1e-4, atol=1e-6)
+            np.testing.assert_allclose(activity.rates, (s / theta).mean(axis=(0, 1, 3, 4)), rtol=1e-5)
+            assert activity.silent == np.sum((s == 0).all(axis=(0, 1, 3, 4)) & (mean != 0))
 
     def test_last_step_is_the_plain_output(self, result, network, plan, data) -> None:
         images, labels = data
@@ -124,7 +128,10 @@ class TestNumbers:
         first = result.activity[0]
         assert record["sites"][first.site.name] == {
             "rate": first.rate,
+            "rate_range": [first.rates.min(), first.rates.max()],
+            "silent_channels": first.silent,
             "gap": list(first.gap),
+            "gap_in_theta": list(first.gap_in_theta),
             "events": list(first.events),
             "binary_spikes": list(first.binary_spikes),
         }

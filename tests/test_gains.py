@@ -192,3 +192,10 @@ class TestConversion:
     def test_no_gain(self, plan: SpikingPlan, gain: np.ndarray) -> None:
         with pytest.raises(ConfigError, match=r"gain of site '.*' must be 4 positive numbers"):
             plan.with_gains({plan.sites[0].name: gain})
+
+
+def test_the_largest_spike_is_theta_times_gain(plan: SpikingPlan) -> None:
+    first, second, *_ = plan.sites
+    scaled = plan.with_gains({first.name: np.array([1, 2, 0.5, 4], np.float32)})
+    np.testing.assert_array_equal(scaled.height(first), THRESHOLDS[first.name] * [1, 2, 0.5, 4])
+    np.testing.assert_array_equal(scaled.height(second), THRESHOLDS[second.name])

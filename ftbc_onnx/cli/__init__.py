@@ -13,6 +13,7 @@ import click
 from ftbc_onnx.cli.convert import convert
 from ftbc_onnx.cli.evaluate import evaluate
 from ftbc_onnx.cli.inspect import inspect
+from ftbc_onnx.cli.report import report
 from ftbc_onnx.errors import ConfigError, FtbcError
 
 
@@ -50,8 +51,9 @@ def cli() -> None:
       ftbc-onnx inspect model.onnx
       ftbc-onnx convert model.onnx --calib-data images/ --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225
       ftbc-onnx evaluate model.snn_T8.onnx --eval-data test.npz
+      ftbc-onnx report report.json -o report.html
     """
 
 
-for command in (convert, inspect, evaluate):
+for command in (convert, inspect, evaluate, report):
     cli.add_command(command)

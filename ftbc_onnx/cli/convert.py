@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from ftbc_onnx.cli.screen import progress_bars, set_up_logging
 from ftbc_onnx.cli.values import preprocessing_of
 from ftbc_onnx.config import ConvertConfig
 from ftbc_onnx.errors import ConfigError
+from ftbc_onnx.page import check_libraries, check_target, write_page
 from ftbc_onnx.pipeline import convert as convert_model
 from ftbc_onnx.pipeline import default_output
 from ftbc_onnx.report import print_conversion
@@ -50,6 +53,9 @@ from ftbc_onnx.report import print_conversion
 @click.option(
     "--verify/--no-verify", default=True, show_default=True, help="Compare the result with a NumPy run of its plan."
 )
+@click.option(
+    "--report", "page", type=click.Path(path_type=Path), help="Also write the report as an HTML page to this file."
+)
 @click.option("--strict", is_flag=True, help="Refuse a network with operators that are no spike arithmetic.")
 @scope_options
 @data_options
@@ -63,6 +69,7 @@ def convert(
     threshold: str | None,
     percentile: float | None,
     label_offset: int,
+    page: Path | None,
     verbose: bool,
     quiet: bool,
     as_json: bool,
@@ -74,6 +81,7 @@ def convert(
     Examples:
       ftbc-onnx convert resnet.onnx -T 8 --calib-data train_images/ --eval-data val.npz
       ftbc-onnx convert model.onnx -T 4 --calib-data calib.npz --rule paper --alpha 0.5
+      ftbc-onnx convert model.onnx --calib-data calib.npz --eval-data test.npz --report report.html
       ftbc-onnx convert qcfs.onnx -T 8                  (a QCFS model states its own thresholds)
     """
     set_up_logging(verbose, quiet)
@@ -88,6 +96,11 @@ def convert(
     config = ConvertConfig.from_options({"threshold": threshold, **options})
     target = output or default_output(model, config.steps)
     _check_target(target, model)
+    if page is not None:
+        check_libraries()
+        check_target(page, "--report")
+        if page.resolve() == target.resolve():
+            raise ConfigError(f"--report '{page}' is the name of the converted model: choose another")
     with progress_bars(quiet or as_json) as progress:
         result = convert_model(
             model,
@@ -99,14 +112,18 @@ def convert(
             progress=progress,
         )
     written = result.save(target)
+    report = {**result.report, "command": shlex.join(["ftbc-onnx", *sys.argv[1:]]), "output": str(written)}
+    if page is not None:
+        write_page(report, page)
     if as_json:
-        click.echo(json.dumps({**result.report, "output": str(written)}, indent=1))
+        click.echo(json.dumps(report, indent=1))
     else:
         console = Console(emoji=False)
-        print_conversion(console, result.report, verbose)
-        console.print(
-            f"wrote {written} ({written.stat().st_size / 1e6:.2f} MB)", highlight=False, soft_wrap=True, markup=False
-        )
+        print_conversion(console, report, verbose)
+        for path in (written, page):
+            if path is not None:
+                size = f"{path.stat().st_size / 1e6:.2f} MB"
+                console.print(f"wrote {path} ({size})", highlight=False, soft_wrap=True, markup=False)
 
 
 def _check_target(target: Path, model: Path) -> None:

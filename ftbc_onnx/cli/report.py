@@ -1,0 +1,77 @@
+"""``ftbc-onnx report``: what a conversion reported, as a page, as pictures, or in the terminal."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+import click
+from rich.console import Console
+
+from ftbc_onnx.errors import ConfigError
+from ftbc_onnx.page import check_target, write_page, write_pictures
+from ftbc_onnx.report import print_conversion
+
+NEEDED = {
+    "a report": ("source", "steps", "summary", "sites", "evaluation", "evaluation_without_bias", "calibration"),
+    "a site": ("name", "channels", "threshold", "dead_channels", "activation"),
+    "a measured site": ("rate", "rate_range", "silent_channels", "gap_in_theta"),
+}
+"""Names without which a record is of another kind, or of another version."""
+
+
+@click.command()
+@click.argument("report", type=click.File(encoding="utf-8"))
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write the page to this .html file.")
+@click.option("--png", type=click.Path(path_type=Path, file_okay=False), help="Write the figures to this folder.")
+@click.option("-v", "--verbose", is_flag=True, help="More detail in the terminal.")
+def report(*, report: TextIO, output: Path | None, png: Path | None, verbose: bool) -> None:
+    """Show REPORT, what `convert --json` printed (- reads it from stdin): tables here, or a page and pictures.
+
+    \b
+    Examples:
+      ftbc-onnx convert model.onnx --calib-data calib.npz --eval-data test.npz --json > report.json
+      ftbc-onnx report report.json
+      ftbc-onnx report report.json -o report.html --png figures/
+    """
+    read = read_report(report)
+    if output is not None:
+        check_target(output, "--output")
+        write_page(read, output)
+        click.echo(f"wrote {output}")
+    if png is not None:
+        for path in write_pictures(read, png):
+            click.echo(f"wrote {path}")
+    if output is None and png is None:
+        print_conversion(Console(emoji=False), read, verbose)
+
+
+def read_report(file: TextIO) -> dict[str, Any]:
+    """The report in a JSON file.
+
+    Raises:
+        ConfigError: it is something else.
+    """
+    hint = "give what ftbc-onnx convert --json printed"
+    try:
+        read = json.load(file)
+    except ValueError as error:  # no JSON, or not even text
+        raise ConfigError(f"'{file.name}' is no JSON: {hint}") from error
+    _check("a report", read, file.name)
+    for site in read["sites"]:
+        _check("a site", site, file.name)
+        for key in ("evaluation", "evaluation_without_bias"):
+            if read[key] is not None:
+                _check("a measured site", read[key]["sites"].get(site["name"], {}), file.name)
+    return dict(read)
+
+
+def _check(kind: str, record: Any, name: str) -> None:
+    missing = [key for key in NEEDED[kind] if not isinstance(record, Mapping) or key not in record]
+    if missing:
+        raise ConfigError(
+            f"'{name}' is no report of a conversion by this version ({kind} without '{missing[0]}'): "
+            "give what ftbc-onnx convert --json prints"
+        )

@@ -1,0 +1,75 @@
+"""The report as one HTML page that needs nothing else: no network, no script, no file beside it.
+
+    report -> figures (matplotlib) -> SVG in the page's colours -> page (jinja2)
+
+matplotlib and jinja2 are the extra ``report``: they are imported when a page is made, not before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from ftbc_onnx.errors import ConfigError
+
+LIBRARIES = ("matplotlib", "jinja2")
+
+
+def check_libraries() -> None:
+    """Refuse to make a page without the libraries that it takes.
+
+    Raises:
+        ConfigError: one is not installed.
+    """
+    missing = [name for name in LIBRARIES if find_spec(name) is None]
+    if missing:
+        raise ConfigError(f"an HTML report takes {' and '.join(missing)}: pip install 'ftbc-onnx[report]'")
+
+
+def check_target(target: Path, option: str) -> None:
+    """Refuse a page that could not be written.
+
+    Raises:
+        ConfigError: it is a folder, stands in no folder, or would replace something that is no page.
+    """
+    if target.is_dir():
+        raise ConfigError(f"{option} '{target}' is a folder: give the name of a file")
+    if target.exists() and target.suffix.lower() not in (".html", ".htm"):
+        raise ConfigError(f"{option} '{target}' exists and is no .html file: choose another name")
+    if not target.parent.is_dir():
+        raise ConfigError(f"the folder of {option} '{target}' does not exist: create it first")
+
+
+def write_page(report: Mapping[str, Any], target: Path) -> None:
+    """Write the page of a conversion's report.
+
+    Args:
+        report: `ConversionResult.report`, or the same read from JSON.
+        target: the HTML file.
+
+    Raises:
+        ConfigError: a library is missing, or the file cannot be written.
+    """
+    check_libraries()
+    text = import_module("ftbc_onnx.page.html").render(report)
+    try:
+        target.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"'{target}' cannot be written ({error.strerror}): choose another place") from error
+
+
+def write_pictures(report: Mapping[str, Any], folder: Path) -> list[Path]:
+    """Write every figure of the page as a PNG; the folder is made if it is not there.
+
+    Raises:
+        ConfigError: a library is missing, or the folder cannot be written.
+    """
+    check_libraries()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return list(import_module("ftbc_onnx.page.figures").save_all(report, folder))
+    except OSError as error:
+        raise ConfigError(f"'{folder}' cannot be written ({error.strerror}): choose another place") from error

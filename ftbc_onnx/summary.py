@@ -1,0 +1,186 @@
+"""What a report comes to, in sentences made of its numbers: how far the SNN is from the ANN, and what to do about it.
+
+The first sentence says how far, by the best measure that there is: accuracy, else agreement with the ANN's decisions,
+else the error of the output. The others are said only where a number calls for them:
+
+1. the data are no judge: random, or those of the calibration;
+2. the ANN itself is below `DOUBTFUL`: the data are probably not prepared as it expects;
+3. the SNN is within `CLOSE` of the ANN: the shortest T from which on it stays so;
+4. it is not: where the gap grows first (above half of the largest), or that no mean gap is above `SMALL`; whether the
+   error of the output still falls (below `FALLS` of that at T/2); whether a site is clipped (more than `CLIPPED` of its
+   activation above theta); whether biases are missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import sqrt
+from typing import Any
+
+CLOSE = 1.0
+"""Points between SNN and ANN that are taken for close; percent, for errors of the output 10 times as many."""
+
+DOUBTFUL = 50.0
+"""Accuracy of the ANN, in percent, below which its data are looked at first."""
+
+SMALL = 0.01
+"""Mean gap, of theta, below which a site does not stand out."""
+
+FALLS = 0.9
+"""Error at T over error at T/2 below which steps still help (1/2 is normal)."""
+
+LOST = 0.5
+"""Error of the output above which its course says nothing yet: deep networks start to follow late."""
+
+CLIPPED = 0.05
+"""Share of a site's activation above theta that is worth a word."""
+
+Report = Mapping[str, Any]
+
+
+def summarise(report: Report) -> list[str]:
+    """Sentences about a conversion's report: the verdict first, then what to do."""
+    evaluation = report["evaluation"]
+    if evaluation is None:
+        return ["Nothing was evaluated: add --eval-data, labelled samples that took no part in the calibration."]
+    sentences = [_verdict(report, evaluation)]
+    if report["random_data"]:
+        sentences.append("It was calibrated on random data, so none of this means anything: give --calib-data.")
+    if report["evaluated_on"] == "calibration data":
+        sentences.append("These are calibration samples, which is too kind: add --eval-data for figures to rely on.")
+    ann = evaluation["ann_accuracy"]
+    if ann is not None and ann < DOUBTFUL:
+        sentences.append(
+            f"The ANN itself has only {ann:.1f} % on these data. If it should have more, look at the preprocessing "
+            "(--scale, --mean, --std, --color, --layout) and at --label-offset before anything else."
+        )
+    if _distance(evaluation) <= CLOSE:
+        return [*sentences, *_good(report, evaluation)]
+    return [*sentences, *_where(report, evaluation), *_steps(report, evaluation), *_causes(report)]
+
+
+def has_biases(report: Report) -> bool:
+    """Whether the network without biases (and gains) is another one, to compare with."""
+    plain = report["evaluation_without_bias"]
+    return plain is not None and plain != report["evaluation"]
+
+
+def _curve(evaluation: Mapping[str, Any]) -> tuple[list[float], float]:
+    """The best measure after each step as points short of the ANN, and how many points one sample is."""
+    if evaluation["accuracy"] is not None and evaluation["ann_accuracy"] is not None:
+        return [evaluation["ann_accuracy"] - a for a in evaluation["accuracy"]], 100 / evaluation["samples"]
+    if evaluation["agreement"] is not None:
+        return [100 - a for a in evaluation["agreement"]], 100 / evaluation["samples"]
+    if evaluation["output_gap"] is not None:
+        return [10 * gap for gap in evaluation["output_gap"]], 0.0
+    return [], 0.0
+
+
+def _distance(evaluation: Mapping[str, Any]) -> float:
+    curve, _ = _curve(evaluation)
+    return curve[-1] if curve else 0.0
+
+
+def _verdict(report: Report, evaluation: Mapping[str, Any]) -> str:
+    steps, samples = report["steps"], evaluation["samples"]
+    plain = report["evaluation_without_bias"]
+    ann, accuracy, agreement = (evaluation[key] for key in ("ann_accuracy", "accuracy", "agreement"))
+    if accuracy is not None:
+        text = f"After T = {steps} steps the SNN is right on {accuracy[-1]:.1f} % of {samples} samples"
+        if ann is not None:
+            text += f", the ANN on {ann:.1f} %{_chance(ann - accuracy[-1], ann, samples)}"
+        if has_biases(report):
+            text += f"; without temporal biases it would be {plain['accuracy'][-1]:.1f} %"
+        elif report["calibration"] is not None:
+            text += "; no temporal biases were kept, as they did not hold on the samples held back"
+        return text + "."
+    if agreement is not None:
+        return f"After T = {steps} steps the SNN decides as the ANN does on {agreement[-1]:.1f} % of {samples} samples."
+    if evaluation["output_gap"] is not None:
+        error = 100 * evaluation["output_gap"][-1]
+        return f"After T = {steps} steps the SNN's output is off by {error:.1f} % of the ANN's mean absolute output."
+    return f"The SNN ran on {samples} samples; without labels and without the ANN nothing can be said of its accuracy."
+
+
+def _chance(difference: float, ann: float, samples: int) -> str:
+    """Whether so many samples could tell the two apart: one standard error of the ANN's accuracy."""
+    error = sqrt(ann * (100 - ann) / samples)
+    if 0 < abs(difference) < error:
+        return f" (fewer points apart than the standard error of {samples} samples, {error:.1f})"
+    return ""
+
+
+def _good(report: Report, evaluation: Mapping[str, Any]) -> list[str]:
+    curve, sample = _curve(evaluation)
+    if not curve or report["synchronous"] is not None:
+        return []
+    limit = max(CLOSE, sample)
+    far = [t for t, distance in enumerate(curve) if distance > limit]
+    first = far[-1] + 2 if far else 1
+    if first >= report["steps"]:
+        return []
+    if evaluation["accuracy"] is not None and evaluation["ann_accuracy"] is not None:
+        points = f"{limit:.2g} point{'' if limit == 1 else 's'}"
+        close = f"the accuracy stays within {points} of the ANN's"
+    elif evaluation["agreement"] is not None:
+        close = f"at least {100 - limit:.4g} % of the decisions are the ANN's"
+    else:
+        close = f"the output's error stays within {10 * limit:.3g} %"
+    return [f"From T = {first} on {close}: fewer steps may do, converted for them (-T)."]
+
+
+def _where(report: Report, evaluation: Mapping[str, Any]) -> list[str]:
+    """The first site whose gap is above half of the largest; or that means are right everywhere."""
+    names = [site["name"] for site in report["sites"]]
+    gaps = [evaluation["sites"][name]["gap_in_theta"] for name in names]
+    if not gaps or any(gap is None for gap in gaps):
+        return []
+    last = [gap[-1] for gap in gaps]
+    largest = max(range(len(last)), key=last.__getitem__)
+    if last[largest] < SMALL:
+        return [
+            f"No site stands out: mean gaps at T are at most {_share(last[largest])}. What is left is the error of "
+            "single neurons, which more levels (--neuron auto, --levels) or a larger -T make smaller."
+        ]
+    first = next((i for i, gap in enumerate(last) if gap > last[largest] / 2), largest)
+    text = f"The gap at T is largest at site {largest + 1} of {len(names)}, '{names[largest]}': {_share(last[largest])}"
+    if first != largest:
+        text += f"; it first exceeds half of that at site {first + 1}, '{names[first]}'"
+    return [f"{text}. ftbc-onnx diagnose looks at the sites one by one."]
+
+
+def _share(gap: float) -> str:
+    return f"{100 * gap:.2g} % of theta"
+
+
+def _steps(report: Report, evaluation: Mapping[str, Any]) -> list[str]:
+    """Whether the second half of the steps still helped, by the error of the output."""
+    errors, half = evaluation["output_gap"], report["steps"] // 2
+    if errors is None or half < 1 or report["synchronous"] is not None:
+        return []
+    before, now = errors[half - 1], errors[-1]
+    course = f"({100 * before:.3g} % at T = {half}, {100 * now:.3g} % at T = {report['steps']})"
+    if now < FALLS * before:
+        return [f"The output's error still falls with T {course}: a larger -T helps."]
+    if now < LOST:
+        return [f"The output's error hardly falls with T any more {course}: a larger -T alone will not help."]
+    return []
+
+
+def _causes(report: Report) -> list[str]:
+    """Clipping, and biases that are missing."""
+    found = []
+    clipped = [(site["activation"]["clipped"], site["name"]) for site in _known(report["sites"])]
+    most, name = max(clipped, default=(0.0, ""))
+    if most > CLIPPED:
+        found.append(
+            f"Site '{name}' loses {100 * most:.0f} % of its activation above theta, whatever T is: "
+            "try --threshold percentile or max."
+        )
+    if report["calibration"] is None:
+        found.append("No temporal biases were calibrated: give --calib-data, and leave out --rule none.")
+    return found
+
+
+def _known(sites: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    return [site for site in sites if site["activation"] is not None]

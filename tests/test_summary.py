@@ -1,0 +1,151 @@
+"""What a report comes to: every sentence is there when its number calls for it, and only then."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ftbc_onnx.summary import summarise
+
+
+def measured(accuracy: list[float] | None = None, **more: Any) -> dict[str, Any]:
+    """An evaluation of three sites whose gaps are 0.1, 3 and 5 % of theta."""
+    gaps = zip("abc", ([0.1, 0.001], [0.2, 0.03], [0, 0.05]), strict=True)
+    return {
+        "samples": 1000,
+        "ann_accuracy": None if accuracy is None else 90.0,
+        "accuracy": accuracy,
+        "agreement": None,
+        "output_gap": None,
+        "sites": {name: {"gap_in_theta": gap} for name, gap in gaps},
+        **more,
+    }
+
+
+def report(evaluation: dict[str, Any] | None, plain: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
+    """As much of a report as a summary looks at."""
+    curves = () if evaluation is None else (evaluation[key] for key in ("accuracy", "agreement", "output_gap"))
+    return {
+        "steps": max((len(curve or ()) for curve in curves), default=0),
+        "evaluation": evaluation,
+        "evaluation_without_bias": plain,
+        "calibration": {},
+        "random_data": False,
+        "evaluated_on": "evaluation data",
+        "synchronous": None,
+        "sites": [{"name": name, "activation": {"clipped": 0.01}} for name in "abc"],
+        **more,
+    }
+
+
+def test_verdict_gives_accuracies() -> None:
+    first, *_ = summarise(report(measured([50.0, 82.0]), measured([20.0, 61.5])))
+    assert first == (
+        "After T = 2 steps the SNN is right on 82.0 % of 1000 samples, the ANN on 90.0 %; "
+        "without temporal biases it would be 61.5 %."
+    )
+
+
+def test_verdict_where_no_biases_were_kept() -> None:
+    first, *_ = summarise(report(measured([50.0, 82.0]), measured([50.0, 82.0])))
+    assert "no temporal biases were kept, as they did not hold" in first
+    assert "would be" not in first
+    assert "biases" not in summarise(report(measured([50.0]), measured([50.0]), calibration=None))[0]
+
+
+@pytest.mark.parametrize(("accuracy", "said"), [(89.5, True), (88.0, False), (90.0, False)])
+def test_verdict_says_what_so_many_samples_cannot_tell(accuracy: float, said: bool) -> None:
+    """One standard error at 90 % of 1000 samples is 0.95 points."""
+    first, *_ = summarise(report(measured([accuracy])))
+    assert ("standard error of 1000 samples, 0.9)" in first) is said
+
+
+def test_verdict_without_labels() -> None:
+    first, *_ = summarise(report(measured(agreement=[70.0, 97.5])))
+    assert "decides as the ANN does on 97.5 % of 1000 samples" in first
+
+
+def test_verdict_without_classes() -> None:
+    first, *rest = summarise(report(measured(output_gap=[0.5, 0.05])))
+    assert "off by 5.0 % of the ANN's mean absolute output" in first
+    assert rest == []
+
+
+def test_nothing_evaluated() -> None:
+    (only,) = summarise(report(None))
+    assert "add --eval-data" in only
+
+
+@pytest.mark.parametrize(
+    ("curve", "first"),
+    [([89.5, 89.2, 90.0, 90.0], 1), ([60.0, 89.5, 80.0, 89.5, 90.0], 4), ([50.0, 60.0, 70.0, 90.0], None)],
+)
+def test_close_says_from_which_step_on(curve: list[float], first: int | None) -> None:
+    said = summarise(report(measured(curve)))[1:]
+    expected = f"From T = {first} on the accuracy stays within 1 point of the ANN's: fewer steps may do"
+    assert said == ([] if first is None else [f"{expected}, converted for them (-T)."])
+
+
+def test_few_samples_make_the_margin_one_sample() -> None:
+    (_, said) = summarise(report(measured([88.0, 90.0, 90.0], samples=50)))
+    assert said.startswith("From T = 1 on the accuracy stays within 2 points of")
+
+
+def test_far_names_the_site_where_the_gap_grows() -> None:
+    said = " ".join(summarise(report(measured([30.0, 40.0]))))
+    assert "largest at site 3 of 3, 'c': 5 % of theta; it first exceeds half of that at site 2, 'b'" in said
+    assert "ftbc-onnx diagnose" in said
+
+
+def test_far_with_the_largest_gap_first() -> None:
+    sites = {name: {"gap_in_theta": [gap]} for name, gap in zip("abc", (0.05, 0.01, 0.02), strict=True)}
+    said = " ".join(summarise(report(measured([30.0], sites=sites))))
+    assert "largest at site 1 of 3, 'a': 5 % of theta. ftbc-onnx" in said
+
+
+def test_far_although_every_mean_is_right() -> None:
+    sites = {name: {"gap_in_theta": [gap]} for name, gap in zip("abc", (0.001, 0.0026, 0.002), strict=True)}
+    said = summarise(report(measured([30.0], sites=sites)))
+    assert said[1].startswith("No site stands out: mean gaps at T are at most 0.26 % of theta.")
+    assert not any("diagnose" in sentence for sentence in said)
+
+
+@pytest.mark.parametrize(
+    ("errors", "said"),
+    [
+        ([0.9, 0.8, 0.7, 0.6], "still falls with T (80 % at T = 2, 60 % at T = 4): a larger -T helps"),
+        ([0.9, 0.3, 0.3, 0.29], "hardly falls with T any more (30 % at T = 2, 29 % at T = 4)"),
+        ([0.9, 0.9, 0.9, 0.88], None),
+        (None, None),
+    ],
+)
+def test_far_says_whether_steps_help(errors: list[float] | None, said: str | None) -> None:
+    text = " ".join(summarise(report(measured([10.0, 20.0, 30.0, 40.0], output_gap=errors))))
+    assert ("The output's error" in text) is (said is not None)
+    assert (said or "") in text
+
+
+def test_far_and_clipped() -> None:
+    sites = [{"name": n, "activation": a} for n, a in (("a", None), ("b", {"clipped": 0.2}), ("c", {"clipped": 0.1}))]
+    assert "Site 'b' loses 20 % of its activation above theta" in summarise(report(measured([30.0]), sites=sites))[-1]
+
+
+def test_far_without_biases() -> None:
+    assert "No temporal biases were calibrated" in summarise(report(measured([30.0]), calibration=None))[-1]
+
+
+def test_the_ann_is_doubted_first() -> None:
+    said = summarise(report(measured([9.0, 9.5], ann_accuracy=10.0)))
+    assert said[1].startswith("The ANN itself has only 10.0 %")
+    assert not any(s.startswith("The ANN itself") for s in summarise(report(measured([9.0, 9.5]))))
+
+
+def test_data_that_are_no_judge() -> None:
+    said = " ".join(summarise(report(measured([90.0]), random_data=True, evaluated_on="calibration data")))
+    assert "random data, so none of this means anything" in said
+    assert "calibration samples, which is too kind" in said
+
+
+def test_a_synchronous_network_has_no_shorter_run() -> None:
+    assert len(summarise(report(measured([90.0, 90.0]), synchronous={"latency": 6}))) == 1
