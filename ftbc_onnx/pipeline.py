@@ -114,34 +114,18 @@ def convert(
     if config is not None and options:
         raise ConfigError(f"option '{next(iter(options))}' is given beside a config: put it into the ConvertConfig")
     config = config or ConvertConfig.from_options(options)
-    source = load(model)
-    normalised = normalise(source.model, config.opset)
-    if config.float16:
-        narrow, count = halve(normalised.model)
-        normalised = Normalised(narrow, {**normalised.changes, "float16": count})
-    scope = Scope(config.include, config.exclude, config.until)
-    network = find_network(normalised.model, scope, config.smooth)
-    refuse(source, network, config.strict)
-    check_convertible(network, config.window)
-    device = choose_device(config.device)
-    calibration = _calibration_data(source, network, config, data, preprocessing)
-    job = Job(
-        source,
-        normalised,
-        network,
-        _with_free_batch(network, calibration),
+    job = open_job(
+        model,
+        data,
         config,
-        device,
-        calibration,
-        data is None and config.random_data,
-        None
-        if eval_data is None
-        else open_data(eval_data, input_specs(source.model), preprocessing, purpose="evaluation"),
-        label_offset,
-        progress,
+        eval_data=eval_data,
+        preprocessing=preprocessing,
+        label_offset=label_offset,
+        progress=progress,
     )
-    if calibration is not None:
-        calibration_batching(job, calibration)  # refuses too few samples
+    source, network = job.source, job.network
+    if job.calibration is not None:
+        calibration_batching(job, job.calibration)  # refuses too few samples
     elif config.gain or config.shrink or config.compress_bias:
         raise DataError(
             "gain, shrink and compress_bias are about biases, which take calibration data: add --calib-data"
@@ -149,7 +133,9 @@ def convert(
     ann = _run_ann(job)
     planned = make_plan(job)
     plan = planned.plan
-    form, why = choose_form(network, plan, device is not CPU) if config.form == "auto" else (config.form, "as asked")
+    form, why = (
+        choose_form(network, plan, job.device is not CPU) if config.form == "auto" else (config.form, "as asked")
+    )
     emitted = emit(network, plan, form, steps_input=config.steps_input)
     checked = _verify(job, plan, emitted)
     evaluation, before = _evaluate(job, plan, emitted, ann)
@@ -171,6 +157,45 @@ def convert(
     }
     report["summary"] = summarise(report)
     return ConversionResult(stamp(model_out, source.model, record), plan, report, source, evaluation)
+
+
+def open_job(
+    model: Any,
+    data: Any,
+    config: ConvertConfig,
+    *,
+    eval_data: Any = None,
+    preprocessing: Preprocessing | None = None,
+    label_offset: int = 0,
+    progress: Progress = lambda *_: None,
+) -> Job:
+    """Load, normalise and class the ANN, and open its data: what a conversion starts from. As `convert`."""
+    source = load(model)
+    normalised = normalise(source.model, config.opset)
+    if config.float16:
+        narrow, count = halve(normalised.model)
+        normalised = Normalised(narrow, {**normalised.changes, "float16": count})
+    scope = Scope(config.include, config.exclude, config.until)
+    network = find_network(normalised.model, scope, config.smooth)
+    refuse(source, network, config.strict)
+    check_convertible(network, config.window)
+    device = choose_device(config.device)
+    calibration = _calibration_data(source, network, config, data, preprocessing)
+    return Job(
+        source,
+        normalised,
+        network,
+        _with_free_batch(network, calibration),
+        config,
+        device,
+        calibration,
+        data is None and config.random_data,
+        None
+        if eval_data is None
+        else open_data(eval_data, input_specs(source.model), preprocessing, purpose="evaluation"),
+        label_offset,
+        progress,
+    )
 
 
 def refuse(source: SourceModel, network: Network, strict: bool = False) -> None:
