@@ -105,7 +105,7 @@ class TestHelp:
         assert call("--version").out.startswith("ftbc-onnx, version ")
 
     @pytest.mark.parametrize("flag", ["-h", "--help"])
-    @pytest.mark.parametrize("command", [[], ["convert"], ["inspect"], ["evaluate"], ["report"]])
+    @pytest.mark.parametrize("command", [[], ["convert"], ["inspect"], ["evaluate"], ["diagnose"], ["report"]])
     def test_has_examples(self, call: Caller, command: list[str], flag: str) -> None:
         done = call(*command, flag)
         assert (done.code, done.err) == (0, "")

@@ -11,6 +11,7 @@ import sys
 import click
 
 from ftbc_onnx.cli.convert import convert
+from ftbc_onnx.cli.diagnose import diagnose
 from ftbc_onnx.cli.evaluate import evaluate
 from ftbc_onnx.cli.inspect import inspect
 from ftbc_onnx.cli.report import report
@@ -55,5 +56,5 @@ def cli() -> None:
     """
 
 
-for command in (convert, inspect, evaluate, report):
+for command in (convert, inspect, evaluate, diagnose, report):
     cli.add_command(command)

@@ -64,6 +64,10 @@ class StepEmitter:
             if self._network.classes[node.name] is not NodeClass.STATIC or node.name in self._shape_readers:
                 self._builder.keep(node)
 
+    def read_instead(self, names: Mapping[str, str]) -> None:
+        """Let the steps read other tensors in the place of some that do not depend on t: weights, for example."""
+        self._fixed.update(names)
+
     def step(self, t: int, fire: Fire) -> None:
         """Write step t (from 0), time-major; its tensors are then found with `current`, `mean` and `sum`."""
         for node in self._network.view.nodes:

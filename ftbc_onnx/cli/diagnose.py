@@ -1,0 +1,98 @@
+"""``ftbc-onnx diagnose``: where a converted network parts from its ANN, and what to try."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from ftbc_onnx.cli.options import common, data_options
+from ftbc_onnx.cli.screen import progress_bars, set_up_logging
+from ftbc_onnx.cli.values import preprocessing_of
+from ftbc_onnx.diagnosis import SAMPLES, diagnose_file
+from ftbc_onnx.errors import ConfigError
+from ftbc_onnx.remedies import remedies, to_try, verdict
+from ftbc_onnx.report_diagnosis import print_diagnosis
+from ftbc_onnx.selection import Trial
+from ftbc_onnx.spiking_file import read_spiking
+from ftbc_onnx.trials import MOST, try_changes, with_neuron
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--ann", type=click.Path(path_type=Path), required=True, help="The ANN it was made from.")
+@click.option("--data", required=True, help="Data to look at: .npz, .npy, a folder, or script.py[:function].")
+@click.option("--samples", type=int, default=SAMPLES, show_default=True, help="Samples used, at most.")
+@click.option(
+    "--try", "tries", is_flag=True, help=f"Convert again with what is suggested ({MOST} at most); takes --calib-data."
+)
+@click.option("--calib-data", help="Calibration data for --try; a part of them is held back and judges.")
+@data_options
+@common
+def diagnose(
+    *,
+    model: Path,
+    ann: Path,
+    data: str,
+    samples: int,
+    tries: bool,
+    calib_data: str | None,
+    batch_size: int | None,
+    device: str,
+    label_offset: int,  # noqa: ARG001 - labels are not looked at
+    verbose: bool,
+    quiet: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Say where a converted MODEL parts from its ANN, site by site, and what to try.
+
+    \b
+    Examples:
+      ftbc-onnx diagnose model.snn_T8.onnx --ann model.onnx --data calib.npz
+      ftbc-onnx diagnose model.snn_T8.onnx --ann model.onnx --data calib.npz --try --calib-data calib.npz
+      ftbc-onnx diagnose model.snn_T8.onnx --ann model.onnx --data images/ -v     (every site and step)
+    """
+    set_up_logging(verbose, quiet)
+    if tries and calib_data is None:
+        raise ConfigError("--try converts again, for which calibration data are needed: add --calib-data")
+    preprocessing = preprocessing_of(options)
+    with progress_bars(quiet or as_json) as progress:
+        diagnosis = diagnose_file(
+            model,
+            ann,
+            data,
+            preprocessing=preprocessing,
+            batch_size=batch_size,
+            samples=samples,
+            device=device,
+            progress=lambda done: progress("diagnosis", done, max(done, samples)),
+        )
+        file = read_spiking(model)
+        converted = with_neuron(file.options, file.plan)
+        found = remedies(diagnosis, converted)
+        trials: tuple[Trial, ...] = ()
+        wanted = to_try(found, MOST)
+        if tries and wanted:
+            trials = try_changes(
+                wanted,
+                replace(converted, device=device),
+                ann,
+                calib_data,
+                preprocessing=preprocessing or file.preprocessing,
+                progress=progress,
+            )
+    if as_json:
+        report = {
+            **diagnosis.as_dict(),
+            "verdict": verdict(diagnosis),
+            "remedies": [remedy.as_dict() for remedy in found],
+            "trials": [asdict(trial) for trial in trials],
+        }
+        click.echo(json.dumps(report, indent=1))
+    else:
+        print_diagnosis(Console(emoji=False), diagnosis, found, trials, verbose)

@@ -1,0 +1,101 @@
+"""``diagnose --try``: convert again with what was suggested, and see on samples held back what each gains.
+
+Every fourth calibration sample is held back from all trials, the first of which changes nothing; each conversion
+splits the rest once more for its own choices. So no trial has seen the samples that judge. The file itself is not
+judged: it may have been calibrated on them.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from ftbc_onnx.batching import choose_batching
+from ftbc_onnx.config import ConvertConfig
+from ftbc_onnx.data import DataSource
+from ftbc_onnx.errors import DataError, FtbcError
+from ftbc_onnx.evaluate import run_ann
+from ftbc_onnx.images import Preprocessing
+from ftbc_onnx.job import Job, Progress
+from ftbc_onnx.pipeline import open_job
+from ftbc_onnx.plan import SpikingPlan
+from ftbc_onnx.planning import JUDGING, make_plan
+from ftbc_onnx.remedies import Changes, spelled
+from ftbc_onnx.selection import Judge, Trial, split
+
+log = logging.getLogger("ftbc_onnx")
+
+MOST = 6
+"""Changes that are tried, at most: each is a conversion."""
+
+
+def with_neuron(options: ConvertConfig, plan: SpikingPlan) -> ConvertConfig:
+    """The options a network was converted with, its neuron by name, so that a trial does not choose it again."""
+    neuron = plan.neuron
+    return replace(
+        options, neuron=neuron.name, levels=neuron.levels, coding=neuron.coding, budget="accuracy", binary=False
+    )
+
+
+def try_changes(
+    tries: Sequence[Changes],
+    options: ConvertConfig,
+    ann: str | os.PathLike[str],
+    data: Any,
+    *,
+    preprocessing: Preprocessing | None = None,
+    progress: Progress = lambda *_: None,
+) -> tuple[Trial, ...]:
+    """Convert again as it was, and with every change; judged after T steps of its own.
+
+    Args:
+        tries: options to change; what asks for more samples than there are is passed over, what fails is logged.
+        options: of the conversion, with the neuron by name (`with_neuron`).
+        ann: path of the ANN.
+        data: calibration data.
+        preprocessing: applied to them.
+        progress: called as work goes on.
+
+    Raises:
+        DataError: too few calibration samples to hold any back.
+        FtbcError: the conversion as it was failed.
+    """
+    first = open_job(ann, data, options, preprocessing=preprocessing)
+    assert first.calibration is not None
+    static = first.network.static_batch or 1
+    fit, held = split(first.calibration, len(first.calibration), static)
+    if held is None:
+        raise DataError(
+            f"the calibration data ({first.calibration.description}) give {len(first.calibration)} samples, too few to "
+            "hold some back, which judge what is tried: give more"
+        )
+    count = min(len(held), max(JUDGING // static, 1) * static)
+    held = held.subset(np.floor((np.arange(count) + 0.5) * len(held) / count).astype(np.int64))
+    most = len(fit)
+    if options.batch_size is not None:
+        options = replace(options, batch_size=min(options.batch_size, most))
+    wanted = [changes for changes in tries if not changes.get("calib_samples", 0) > options.calib_samples >= most]
+    trials = [_judge(replace(first, config=options, calibration=fit), "as it was", held)]
+    for done, changes in enumerate(wanted, 1):
+        progress("trials", done, len(wanted) + 1)
+        try:
+            job = open_job(ann, data, replace(options, **changes), preprocessing=preprocessing)
+            trials.append(_judge(replace(job, calibration=fit), spelled(changes), held))
+        except FtbcError as error:
+            log.warning("%s could not be tried: %s", spelled(changes), error)
+    progress("trials", len(wanted) + 1, len(wanted) + 1)
+    return tuple(trials)
+
+
+def _judge(job: Job, what: str, held: DataSource) -> Trial:
+    """Convert on the samples fitted to, judge on those held back."""
+    plan = make_plan(job).plan
+    batching = choose_batching(job.config.batch_size, job.network.static_batch, held, None, "evaluation")
+    output = next(name for name in job.network.view.output_names if name in job.network.temporal)
+    reference = run_ann(job.source.model, job.network, output, held, batching, device=job.device, label_offset=None)
+    return Judge(job.network, reference, held, batching, job.device)(what, plan)
