@@ -10,9 +10,7 @@ from ftbc_onnx.config import ConvertConfig
 from ftbc_onnx.graph.emit import emit
 from ftbc_onnx.graph.emit.folded import why_not_folded
 from ftbc_onnx.graph.files import input_specs, load
-from ftbc_onnx.graph.normalise import normalise
-from ftbc_onnx.graph.scope import Scope
-from ftbc_onnx.graph.sites import find_network
+from ftbc_onnx.graph.prepare import prepare
 from ftbc_onnx.graph.view import count_nodes
 from ftbc_onnx.plan import SpikingPlan
 
@@ -29,9 +27,7 @@ def inspect_model(model: Any, config: ConvertConfig | None = None) -> dict[str, 
     """
     config = config or ConvertConfig()
     source = load(model)
-    normalised = normalise(source.model)
-    scope = Scope(config.include, config.exclude, config.until)
-    network = find_network(normalised.model, scope, config.smooth)
+    normalised, network = prepare(source.model, config)
     possible = ("unrolled",) if config.schedule == "synchronous" else ("unrolled", "loop", "step")
     if why_not_folded(network) is None:
         possible = (*possible, "folded")

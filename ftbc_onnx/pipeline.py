@@ -24,12 +24,10 @@ from ftbc_onnx.graph.emit import choose_form, emit, emit_quick
 from ftbc_onnx.graph.emit.unrolled import Emitted, check_convertible
 from ftbc_onnx.graph.files import SourceModel, input_specs, load, save
 from ftbc_onnx.graph.free_batch import free_batch
-from ftbc_onnx.graph.half import halve
-from ftbc_onnx.graph.normalise import Normalised, normalise
 from ftbc_onnx.graph.observe import expose_running_means
+from ftbc_onnx.graph.prepare import prepare
 from ftbc_onnx.graph.provenance import stamp
-from ftbc_onnx.graph.scope import Scope
-from ftbc_onnx.graph.sites import Network, find_network
+from ftbc_onnx.graph.sites import Network
 from ftbc_onnx.graph.view import GraphView, count_nodes
 from ftbc_onnx.images import Preprocessing
 from ftbc_onnx.job import Job, Progress
@@ -171,12 +169,7 @@ def open_job(
 ) -> Job:
     """Load, normalise and class the ANN, and open its data: what a conversion starts from. As `convert`."""
     source = load(model)
-    normalised = normalise(source.model, config.opset)
-    if config.float16:
-        narrow, count = halve(normalised.model)
-        normalised = Normalised(narrow, {**normalised.changes, "float16": count})
-    scope = Scope(config.include, config.exclude, config.until)
-    network = find_network(normalised.model, scope, config.smooth)
+    normalised, network = prepare(source.model, config)
     refuse(source, network, config.strict)
     check_convertible(network, config.window)
     device = choose_device(config.device)

@@ -13,11 +13,9 @@ from ftbc_onnx.data import DataSource, InputSpec, open_data
 from ftbc_onnx.errors import ConfigError, ModelError
 from ftbc_onnx.graph.emit.unrolled import Readout
 from ftbc_onnx.graph.files import SourceModel, input_specs, load, load_snn
-from ftbc_onnx.graph.half import halve
-from ftbc_onnx.graph.normalise import normalise
+from ftbc_onnx.graph.prepare import prepare
 from ftbc_onnx.graph.provenance import read_plan, read_record
-from ftbc_onnx.graph.scope import Scope
-from ftbc_onnx.graph.sites import Network, find_network
+from ftbc_onnx.graph.sites import Network
 from ftbc_onnx.images import Preprocessing
 from ftbc_onnx.plan import SpikingPlan
 
@@ -95,12 +93,7 @@ class SpikingFile:
             raise ModelError(
                 f"'{self.name}' was not made from '{path}' (their digests differ): give the ANN that was converted"
             )
-        options = self.options
-        scope = Scope(options.include, options.exclude, options.until)
-        normalised = normalise(original.model, options.opset).model
-        if options.float16:
-            normalised, _ = halve(normalised)
-        return original, find_network(normalised, scope, options.smooth)
+        return original, prepare(original.model, self.options)[1]
 
 
 def read_spiking(path: str | os.PathLike[str]) -> SpikingFile:

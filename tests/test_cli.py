@@ -562,7 +562,8 @@ class TestFailures:
         self, call: Caller, ann: Path, data: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         emit = pipeline.emit
-        monkeypatch.setattr(pipeline, "emit", lambda network, plan, form: emit(network, plan.without_biases(), form))
+        spoilt = lambda network, plan, form, **_: emit(network, plan.without_biases(), form)  # noqa: E731
+        monkeypatch.setattr(pipeline, "emit", spoilt)
         fails(call("convert", ann, "--calib-data", data, "-T", 2), 7, "differs from its plan")
         assert not list(ann.parent.glob("*.snn_*"))
 

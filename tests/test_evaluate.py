@@ -23,10 +23,11 @@ from networks import (
     residual,
 )
 
-from ftbc_onnx import Preprocessing, convert, pipeline, planning
+from ftbc_onnx import Preprocessing, convert, planning
 from ftbc_onnx.data import DataSource, open_data
 from ftbc_onnx.errors import ConfigError, DataError, ModelError
 from ftbc_onnx.evaluate import evaluate, evaluate_file, run_ann
+from ftbc_onnx.graph import prepare
 from ftbc_onnx.graph.emit.unrolled import emit_unrolled, spikes_name
 from ftbc_onnx.graph.files import input_specs
 from ftbc_onnx.graph.observe import expose_tensors
@@ -338,15 +339,15 @@ def test_arrays_for_a_network_that_was_calibrated_on_images(tmp_path: Path) -> N
 
 def test_the_ann_is_judged_as_it_was_read(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not as it was normalised: a mistake there shows in the agreement, and is not taken for the ANN's."""
-    normalised = pipeline.normalise
+    normalised = prepare.normalise
 
-    def spoilt(model: onnx.ModelProto) -> Any:
-        result = normalised(model)
+    def spoilt(model: onnx.ModelProto, opset: int | None) -> Any:
+        result = normalised(model, opset)
         weight = next(w for w in result.model.graph.initializer if w.name == result.model.graph.node[-1].input[1])
         weight.CopyFrom(onnx.numpy_helper.from_array(-onnx.numpy_helper.to_array(weight), weight.name))
         return result
 
-    monkeypatch.setattr(pipeline, "normalise", spoilt)
+    monkeypatch.setattr(prepare, "normalise", spoilt)
     found = convert(RELU, CALIBRATION, eval_data=TEST, steps=2).report["evaluation"]
     assert found["ann_accuracy"] == 100
     assert found["agreement"][-1] < 20

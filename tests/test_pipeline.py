@@ -379,7 +379,7 @@ class TestRefusals:
             convert(residual(), inputs(16), config=ConvertConfig(), steps=4)
 
     def test_a_model_that_is_not_its_plan_is_not_given_back(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        def tampered(network: Any, plan: Any, form: str) -> Any:
+        def tampered(network: Any, plan: Any, form: str, **_: Any) -> Any:
             return emit(network, plan.without_biases(), form)
 
         emit = pipeline.emit
