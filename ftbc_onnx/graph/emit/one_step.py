@@ -76,7 +76,8 @@ def emit_step(network: Network, plan: SpikingPlan) -> Emitted:
     starts = {tensor.name: tensor for tensor in builder.initializers}
     kept, listed = [], []
     for carried in body.carried:
-        start, rank = np.asarray(numpy_helper.to_array(starts[carried.start])), carried.rank
+        start = np.asarray(numpy_helper.to_array(starts[carried.start]))
+        rank = None if carried.shape is None else len(carried.shape)
         if rank is not None and start.ndim < rank:  # so that a caller need not change the rank
             start = start.reshape((1,) * (rank - start.ndim) + start.shape)
         after = f"{carried.inside.removesuffix('/before')}/after"
