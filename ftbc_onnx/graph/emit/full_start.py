@@ -17,6 +17,11 @@ from ftbc_onnx.graph.sites import Network
 from ftbc_onnx.graph.view import Shape
 
 
+def is_shared(start: tuple[int, ...] | None, shape: Shape) -> bool:
+    """Whether a state that starts so is one number for all neurons of that shape, and stays it."""
+    return start == (1,) and len(shape) > 1
+
+
 class FullStart:
     """Says what a carried value is before the first turn, and the axes that it has in every turn."""
 
@@ -37,7 +42,7 @@ class FullStart:
         shape, start = carried.shape, self._builder.shape_of(carried.start)
         if shape is None or not all(isinstance(axis, int) or axis in self._axes for axis in shape):
             return carried.start, None
-        if start == (1,) and len(shape) > 1:  # one number for all, and it stays one
+        if is_shared(start, shape):
             return carried.start, 1
         if start == shape:
             return carried.start, len(start)
