@@ -32,7 +32,7 @@ NEURONS = {
     "signed-group": {"neuron": "signed-group", "levels": 8},
     "differential": {"neuron": "signed-group", "levels": 8, "coding": "differential"},
 }
-FORMS = ("unrolled", "loop", "step")
+FORMS = ("unrolled", "folded", "loop", "step")
 
 
 def tool(name: str) -> ModuleType:
@@ -93,7 +93,7 @@ def test_same_decisions(name: str, cases: dict, expected: dict[str, np.ndarray])
 
 
 def test_the_forms_agree_in_onnxruntime(expected: dict[str, np.ndarray]) -> None:
-    """So that what is compared with means something: three forms, and different networks."""
+    """So that what is compared with means something: all forms, and different networks."""
     for neuron in NEURONS:
         first = expected[f"{neuron}-unrolled"]
         assert first.shape == (IMAGES, 10)
