@@ -78,6 +78,9 @@ DOORS = {
     "sklearn": (),
     "onnxscript": (),
     "scipy": (),
+    "openvino": (),
+    "cv2": (),
+    "tract": (),
 }
 """A library, and the only modules or packages that may import it."""
 

@@ -231,3 +231,45 @@ def test_steps_as_an_input_of_a_converted_file(tmp_path: Path) -> None:
     assert list(evaluated.accuracy) == result.report["evaluation"]["accuracy"]
     with pytest.raises(ConfigError, match="steps_input goes with form loop"):
         convert(RELU, images[0], steps=4, form="unrolled", steps_input=True)
+
+
+class TestFullStart:
+    """What is carried has one shape from the first turn to the last, where shapes are known."""
+
+    @staticmethod
+    def carried(model: onnx.ModelProto) -> dict[str, tuple[list[str | int], int | None]]:
+        """Name in the body -> (axes of the start, by shape inference; rank that the body declares)."""
+        loop = time_loop(model)
+        assert loop is not None
+        inferred = onnx.shape_inference.infer_shapes(model, data_prop=True, strict_mode=True).graph
+        shapes = {
+            v.name: [d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim] for v in inferred.value_info
+        }
+        shapes.update({tensor.name: list(tensor.dims) for tensor in model.graph.initializer})
+        found = {}
+        for start, value in zip(loop.input[2:], loop.attribute[0].g.input[2:], strict=True):
+            kind = value.type.tensor_type
+            found[value.name] = shapes[start], len(kind.shape.dim) if kind.HasField("shape") else None
+        return found
+
+    @pytest.mark.parametrize("spec", SPECS, ids=str)
+    def test_where_only_the_batch_is_free(self, spec: NeuronSpec) -> None:
+        network = network_from(onnx.load(RELU))
+        found = self.carried(emit_loop(network, random_plan(network, spec)).model)
+        shared = [f"{site.name}/state2/before" for site in network.sites] if spec.coding == "differential" else []
+        for site in network.sites:
+            shape = network.view.shape(site.current)
+            assert shape is not None
+            assert found[f"{site.name}/state0/before"] == (["N", *shape[1:]], 4)
+        assert found["logits/sum/before"] == (["N", 10], 2)
+        assert found["logits/output/before"] == (["N", 10], 2)
+        assert all(found[name] == ([1], 1) for name in shared)  # the number of the step is one number
+        assert sum(start == [1] for start, _ in found.values()) == len(shared)
+
+    def test_where_a_length_follows_from_another_it_stays_as_it_was(self) -> None:
+        """The axes behind a convolution over a free length: no runtime is told what is not known."""
+        text = "g (float[N,1,S] x) => (float[N,2,R] y) { c = Conv<strides=[2]>(x, w) r = Relu(c) y = Conv(r, v) }"
+        network = network_from(parse(text, w=numbers(2, 1, 3), v=numbers(2, 2, 2)))
+        plan = random_plan(network, NeuronSpec("signed"))
+        assert {rank for _, rank in self.carried(emit_loop(network, plan).model).values()} == {None}
+        assert_same(network, plan, {"x": numbers(2, 1, 11)})

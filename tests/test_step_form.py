@@ -197,3 +197,25 @@ class TestRunner:
         for state in read_states(onnx.load(path)):
             assert all(length == 1 for length in state.start.shape[:1])
             assert state.start.ndim in (2, 4)
+
+    @pytest.mark.parametrize("spec", [NeuronSpec("signed-st"), NeuronSpec("group", 3, "differential")], ids=str)
+    def test_outputs_declare_the_shape_that_a_state_has_then(self, spec: NeuronSpec) -> None:
+        """A caller whose runtime fixes shapes broadcasts the start to it: the same numbers."""
+        network = network_from(onnx.load(RELU))
+        model, images = emit(network, random_plan(network, spec), "step").model, digits("test", 3)[0]
+        types = {value.name: value.type.tensor_type for value in model.graph.output}
+        axes = {
+            state.output: [d.dim_value or d.dim_param for d in types[state.output].shape.dim]
+            for state in read_states(model)
+        }
+        full = {name: tuple(len(images) if axis == "N" else axis for axis in shape) for name, shape in axes.items()}
+        states = read_states(model)
+        small = run(
+            model, {"image": images, STEP: np.array(0)} | {state.input: state.start for state in states}, optimise=False
+        )
+        starts = {state.input: np.broadcast_to(state.start, full[state.output]).copy() for state in states}
+        found = run(model, {"image": images, STEP: np.array(0)} | starts, optimise=False)
+        for state in states:
+            assert small[state.output].shape == full[state.output]
+        for name, value in small.items():
+            np.testing.assert_array_equal(found[name], value)

@@ -16,7 +16,7 @@ from onnx import helper, numpy_helper
 
 from ftbc_onnx.errors import ModelError
 from ftbc_onnx.graph.classes import WEIGHTED
-from ftbc_onnx.graph.view import all_nodes, node_inputs
+from ftbc_onnx.graph.view import Shape, all_nodes, node_inputs
 from ftbc_onnx.graph.weights import add_initializers, tensor_bytes
 
 _INSIDE = 1 << 29
@@ -157,6 +157,10 @@ class GraphBuilder:
         self._names.discard(found)
         return found
 
+    def shape_of(self, name: str) -> tuple[int, ...] | None:
+        """Shape of an initializer; None: it is something else."""
+        return tuple(self._initializers[name].dims) if name in self._initializers else None
+
     def integers(self, *values: int) -> str:
         """Name of an initializer of shape [n], int64: axes, shapes, bounds."""
         return self.constant(np.array(values, dtype=np.int64))
@@ -195,7 +199,11 @@ class GraphBuilder:
         return list(self.loop(count, write)[0].values())
 
     def loop(
-        self, count: int | str, write: Callable[[LoopBody], None], name: str | None = None
+        self,
+        count: int | str,
+        write: Callable[[LoopBody], None],
+        name: str | None = None,
+        begin: Callable[[Carried], tuple[str, int | None]] = lambda carried: (carried.start, None),
     ) -> tuple[dict[str, str], dict[str, str]]:
         """A Loop of `count` turns; what `write` writes may read any tensor around it.
 
@@ -203,6 +211,8 @@ class GraphBuilder:
             count: how many, as a number or as the name of a tensor (int64, []).
             write: writes the body.
             name: of the Loop node, for those who look for it; None: any.
+            begin: what a carried value is before the first turn, and its rank in every turn if it stays the same; what
+                it writes stands before the loop.
 
         Returns:
             What was carried, after the last turn, and what was collected, one row per turn; both by the names inside.
@@ -214,26 +224,28 @@ class GraphBuilder:
         self._nodes.append(helper.make_node("Identity", [go], [goes_on], name=self._node_name(goes_on)))
         results = [self._own(name) for name in [*(c.after for c in body.carried), *body.collected]]
         kinds = [*(c.kind for c in body.carried), *body.collected.values()]
+        inner, self._nodes = self._nodes, outer
+        starts, ranks = zip(*map(begin, body.carried), strict=True) if body.carried else ((), ())
+        axes = [None if rank is None else [None] * rank for rank in ranks]
         info = helper.make_tensor_value_info
         graph = helper.make_graph(
-            self._nodes,
+            inner,
             f"{self._scope}body",
             [
                 info(body.turn, onnx.TensorProto.INT64, []),
                 info(go, onnx.TensorProto.BOOL, []),
-                *(info(c.inside, c.kind, None) for c in body.carried),
+                *(info(c.inside, c.kind, dims) for c, dims in zip(body.carried, axes, strict=True)),
             ],
             [
                 info(goes_on, onnx.TensorProto.BOOL, []),
                 *(info(name, kind, None) for name, kind in zip(results, kinds, strict=True)),
             ],
-            self._weights_inside(self._nodes),
+            self._weights_inside(inner),
         )
-        self._nodes = outer
         turns = count if isinstance(count, str) else self.constant(np.array(count, np.int64))
         trips = [turns, self.constant(np.array(True))]
         names = [f"{c.inside}/last" for c in body.carried] + [f"{name}/rows" for name in body.collected]
-        made = self.ops("Loop", [*trips, *(c.start for c in body.carried)], names, body=graph)
+        made = self.ops("Loop", [*trips, *starts], names, body=graph)
         if name is not None:
             self._node_names.add(name)
             self._nodes[-1].name = name
@@ -318,14 +330,14 @@ class Carried:
         inside: in a turn.
         after: after a turn.
         kind: element type.
-        rank: axes after the first turn; None: not known.
+        shape: after the first turn, as `GraphView.shape` gives it; None: not known.
     """
 
     start: str
     inside: str
     after: str
     kind: int
-    rank: int | None = None
+    shape: Shape | None = None
 
 
 @dataclass
@@ -341,10 +353,10 @@ class LoopBody:
     carried: list[Carried] = field(default_factory=list)
     collected: dict[str, int] = field(default_factory=dict)
 
-    def carry(self, name: str, start: str, kind: int = onnx.TensorProto.FLOAT, rank: int | None = None) -> str:
+    def carry(self, name: str, start: str, kind: int = onnx.TensorProto.FLOAT, shape: Shape | None = None) -> str:
         """Declare a value that is handed on, and what it is before the first turn; returns its name in a turn."""
         inside = self.builder.unique(f"{name}/before")
-        self.carried.append(Carried(start, inside, inside, kind, rank))
+        self.carried.append(Carried(start, inside, inside, kind, shape))
         return inside
 
     def pass_on(self, inside: str, after: str) -> None:

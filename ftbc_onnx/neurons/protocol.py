@@ -20,7 +20,8 @@ class Neuron(Protocol):
     """One time step of a population of neurons.
 
     Shapes: current, spikes and membrane are the site's tensor, [B, C, H, W] say; threshold, unit and bias are broadcast
-    against it, [1, C, 1, 1] (`SpikingSite.channel_shape`). The initial state has the unit's shape and broadcasts.
+    against it, [1, C, 1, 1] (`SpikingSite.channel_shape`). The initial state has the unit's shape and broadcasts; a
+    number that all neurons share, and go on sharing, has shape [1].
     """
 
     name: str

@@ -13,6 +13,7 @@ import onnx
 from ftbc_onnx.graph.builder import GraphBuilder, LoopBody
 from ftbc_onnx.graph.emit.step import StepEmitter
 from ftbc_onnx.graph.sites import Network
+from ftbc_onnx.graph.view import Shape
 
 
 class CarriedStep(StepEmitter):
@@ -38,15 +39,15 @@ class CarriedStep(StepEmitter):
             self._turn = self._builder.reshape(turn, (1,), out="ftbc/time/turn")
         return self._builder.op("Gather", table, self._turn, out="ftbc/time/row", axis=0)
 
-    def carry(self, name: str, kind: int = onnx.TensorProto.FLOAT, rank: int | None = None) -> str:
-        """Declare a state that starts from 0, []; of so many axes from then on (None: not known)."""
+    def carry(self, name: str, kind: int = onnx.TensorProto.FLOAT, shape: Shape | None = None) -> str:
+        """Declare a state that starts from 0, []; of this shape from then on (None: not known)."""
         zero = self._builder.constant(np.zeros((), onnx.helper.tensor_dtype_to_np_dtype(kind)))
-        return self._body.carry(name, zero, kind, rank)
+        return self._body.carry(name, zero, kind, shape)
 
-    def carry_state(self, name: str, start: tuple[str, ...], rank: int | None = None) -> tuple[str, ...]:
+    def carry_state(self, name: str, start: tuple[str, ...], shape: Shape | None = None) -> tuple[str, ...]:
         """The state of some neurons before this step, declared with what it is before the first."""
         kind = onnx.TensorProto.FLOAT
-        return tuple(self._body.carry(f"{name}/state{i}", value, kind, rank) for i, value in enumerate(start))
+        return tuple(self._body.carry(f"{name}/state{i}", value, kind, shape) for i, value in enumerate(start))
 
     def pass_on(self, before: tuple[str, ...], after: tuple[str, ...]) -> None:
         """What a state is before the next step."""
@@ -85,8 +86,7 @@ class CarriedStep(StepEmitter):
         """A tensor is made as currents, of which there is a sum, or as means, of which there is a total: one state."""
         if tensor not in self._before:
             shape = self._network.view.shape(tensor)
-            rank = None if shape is None else len(shape)
-            self._before[tensor] = self.carry(f"{tensor}/{what}", self.kind(tensor), rank)
+            self._before[tensor] = self.carry(f"{tensor}/{what}", self.kind(tensor), shape)
         return self._before[tensor]
 
     def steps(self, kind: int) -> str:

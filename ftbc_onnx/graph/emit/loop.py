@@ -1,7 +1,8 @@
 """The loop form: one step as the body of a Loop, so that the graph does not grow with T.
 
 Weights, thresholds [C], biases [T, C] and everything that does not depend on t stand outside, once. The body is
-`ftbc_onnx.graph.emit.carried`'s step; bias row t is gathered by the number of the turn. The output is the mean over t
+`ftbc_onnx.graph.emit.carried`'s step; bias row t is gathered by the number of the turn. What is carried has its
+full shape from the start, where that is known (`ftbc_onnx.graph.emit.full_start`). The output is the mean over t
 (`ftbc_onnx.window`), under the ANN's own name. What is observed of a step is added by `ftbc_onnx.graph.recorder`.
 
 The number of turns may be an input, `STEPS`, which is T where nobody feeds it. The output after fewer steps is what the
@@ -19,6 +20,7 @@ import onnx
 from ftbc_onnx.errors import ModelError
 from ftbc_onnx.graph.builder import GraphBuilder, LoopBody
 from ftbc_onnx.graph.emit.carried import CarriedStep
+from ftbc_onnx.graph.emit.full_start import FullStart
 from ftbc_onnx.graph.emit.step import StepEmitter
 from ftbc_onnx.graph.emit.unrolled import (
     Emitted,
@@ -66,10 +68,11 @@ def emit_loop(network: Network, plan: SpikingPlan, steps_input: bool = False) ->
     def write(body: LoopBody) -> None:
         step = CarriedStep(builder, network, body)
         for output, value in turn.write(step).items():
-            carried[output] = step.carry(f"{output}/output", step.kind(output))
+            carried[output] = step.carry(f"{output}/output", step.kind(output), network.view.shape(output))
             step.pass_on((carried[output],), (value,))
 
-    last, _ = builder.loop(_checked_steps(builder, plan.steps) if steps_input else plan.steps, write, TIME)
+    count = _checked_steps(builder, plan.steps) if steps_input else plan.steps
+    last, _ = builder.loop(count, write, TIME, FullStart(builder, network))
     for output, inside in carried.items():
         builder.alias(last[inside], output)
     asked = [onnx.helper.make_tensor_value_info(STEPS, onnx.TensorProto.INT64, [])] if steps_input else []
@@ -134,8 +137,8 @@ class Turn:
 
     def fire(self, step: CarriedStep, site: SpikingSite, current: str) -> str:
         """The site's spikes in this turn; its state moves on."""
-        start = self.populations[site.name]
-        state = step.carry_state(site.name, start.state, site.rank)
+        start, view = self.populations[site.name], self.network.view
+        state = step.carry_state(site.name, start.state, view.shape(site.spikes) or view.shape(site.current))
         bias = step.row(self.tables[site.name])
         with self.builder.scope(f"{site.name}/step"):
             neuron = self.plan.neuron_of(site)
@@ -158,8 +161,7 @@ class Turn:
         steps = step.steps(kind)
         with builder.scope(f"{output}/delayed"):
             total = builder.op("Mul", mean, steps) if output in self.network.mean_form else step.sum(output, 0)
-            shape = self.network.view.shape(output)
-            before = step.carry(f"{output}/dropped", kind, None if shape is None else len(shape))
+            before = step.carry(f"{output}/dropped", kind, self.network.view.shape(output))
             after = builder.op("Where", builder.op("Equal", steps, first), total, before)
             step.pass_on((before,), (after,))
             count = builder.op("Max", builder.op("Sub", steps, first), builder.constant(np.array(1, number)))

@@ -4,7 +4,8 @@ likes.
 Inputs besides the ANN's own: ``ftbc/step``, the number of the step from 0 (int64, []), and the states, each a tensor
 that is handed back from the output of the same place before. Outputs: the ANN's own, as they would be if the run ended
 after this step, ``ftbc/step/next``, and the states after it. Before step 0 a state is what `STATES` says: numbers that
-broadcast, with axes of length 1; after it, it has the shape of its tensor.
+broadcast, with axes of length 1; after it, it has the shape of its tensor, which its output declares: a caller whose
+runtime fixes shapes broadcasts the start to it.
 
 The biases of steps T and beyond are zero: what they made good is over by then, and the mean over t forgets the rest.
 The input may change from step to step. It is run from scratch at every step, what does not depend on spikes included.
@@ -22,6 +23,7 @@ from onnx import helper, numpy_helper
 from ftbc_onnx.errors import ModelError
 from ftbc_onnx.graph.builder import GraphBuilder, LoopBody
 from ftbc_onnx.graph.emit.carried import CarriedStep
+from ftbc_onnx.graph.emit.full_start import is_shared
 from ftbc_onnx.graph.emit.loop import Turn
 from ftbc_onnx.graph.emit.step import StepEmitter
 from ftbc_onnx.graph.emit.unrolled import Emitted, check_convertible
@@ -76,15 +78,17 @@ def emit_step(network: Network, plan: SpikingPlan) -> Emitted:
     starts = {tensor.name: tensor for tensor in builder.initializers}
     kept, listed = [], []
     for carried in body.carried:
-        start, rank = np.asarray(numpy_helper.to_array(starts[carried.start])), carried.rank
-        if rank is not None and start.ndim < rank:  # so that a caller need not change the rank
-            start = start.reshape((1,) * (rank - start.ndim) + start.shape)
+        start = np.asarray(numpy_helper.to_array(starts[carried.start]))
+        dims: list[int | str | None] | None = None if carried.shape is None else list(carried.shape)
+        if dims is not None:
+            if is_shared(start.shape, tuple(dims)):
+                dims = [1] * len(dims)
+            start = start.reshape((1,) * (len(dims) - start.ndim) + start.shape)  # so that the rank never changes
         after = f"{carried.inside.removesuffix('/before')}/after"
         builder.alias(carried.after, after)
         kept.append(numpy_helper.from_array(start, f"{carried.inside}/start"))
         listed.append([carried.inside, after, kept[-1].name])
-        dims = None if rank is None else [None] * rank
-        inputs.append(info(carried.inside, carried.kind, dims))
+        inputs.append(info(carried.inside, carried.kind, None if dims is None else [None] * len(dims)))
         outputs.append(info(after, carried.kind, dims))
     model = builder.to_model(
         network.view.graph.name or "snn",
