@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from ftbc_onnx.energy import AC, MAC, Constants
 from ftbc_onnx.errors import ConfigError
 from ftbc_onnx.neurons import BINARY, NeuronSpec, check_schedule
 from ftbc_onnx.shrinkage import check_shrink
@@ -74,6 +75,8 @@ class ConvertConfig:
         readout: the output is the ``mean`` over all steps, or ``delayed``: over those from `readout_from` on.
         readout_from: t0 of ``delayed``, from 1 to T - 1.
         early_exit: margin at which the evaluation stops a sample early (`ftbc_onnx.early_exit`); None: it does not.
+        energy_mac: pJ of a multiplication with an addition, for the report (`ftbc_onnx.energy`).
+        energy_ac: pJ of an addition.
         running_mean: also give the running mean of every output after each step, as ``OUTPUT/running_mean`` [T, ...].
     """
 
@@ -111,6 +114,8 @@ class ConvertConfig:
     readout: str = "mean"
     readout_from: int | None = None
     early_exit: float | None = None
+    energy_mac: float = MAC
+    energy_ac: float = AC
     running_mean: bool = False
 
     def __post_init__(self) -> None:
@@ -138,6 +143,7 @@ class ConvertConfig:
         if not _is_number(self.alpha) or not 0 < self.alpha < float("inf"):
             raise ConfigError(f"alpha is {self.alpha}: it must be a positive number (0.4 is the published one)")
         self._check_form()
+        Constants(self.energy_mac, self.energy_ac)  # refuses what is no energy
         self._check_readout()
         self._check_biases()
         for name in SWITCHES:

@@ -203,7 +203,7 @@ def evaluate(
         activity=activity,
         seconds=seconds,
         ann_seconds=0.0 if ann is None else ann.seconds,
-        counts=total_counts(plan, spikes) if counting else None,
+        counts=total_counts(model, plan, spikes) if counting else None,
         readout=str(plan.readout),
         early_exit=None if early_exit is None else _early_exit(early_exit, early),
     )

@@ -17,6 +17,7 @@ import numpy as np
 from ftbc_onnx.batching import Batching, choose_batching
 from ftbc_onnx.config import ConvertConfig
 from ftbc_onnx.data import DataSource, open_data, random_source
+from ftbc_onnx.energy import Constants, energy_of
 from ftbc_onnx.errors import ConfigError, DataError, ModelError
 from ftbc_onnx.evaluate import AnnRun, check_early_exit, evaluate, run_ann
 from ftbc_onnx.graph.classes import NodeClass
@@ -167,6 +168,9 @@ def convert(
         if job.judged is None
         else "evaluation data",
         "evaluation": None if evaluation is None else evaluation.as_dict(),
+        "energy": None
+        if evaluation is None or evaluation.counts is None
+        else energy_of(evaluation.counts, Constants(config.energy_mac, config.energy_ac)).as_dict(),
         "evaluation_without_bias": None if before is None else before.as_dict(),
     }
     report["summary"] = summarise(report)

@@ -25,6 +25,7 @@ ROOMS = {
         "window",
         "shrinkage",
         "compression",
+        "energy",
     ),
     "graph": ("graph",),
     "machine": ("runtime",),
