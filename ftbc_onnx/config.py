@@ -61,6 +61,7 @@ class ConvertConfig:
         calib_samples: samples used of the calibration data, at most.
         batch_size: samples per run; None: 128, or fewer if there are fewer.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        threads: of onnxruntime, per session; None: as many as there are cores.
         seed: of random calibration data.
         random_data: calibrate on random data if none are given (marked in report and metadata).
         verify: compare the emitted model with a NumPy run of its plan.
@@ -104,6 +105,7 @@ class ConvertConfig:
     calib_samples: int = 256
     batch_size: int | None = None
     device: str = "auto"
+    threads: int | None = None
     seed: int = 0
     random_data: bool = False
     verify: bool = True
@@ -124,8 +126,9 @@ class ConvertConfig:
             object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))
         check_positive("T (steps)", self.steps)
         check_positive("calib_samples", self.calib_samples)
-        if self.batch_size is not None:
-            check_positive("batch_size", self.batch_size)
+        for name in ("batch_size", "threads"):
+            if getattr(self, name) is not None:
+                check_positive(name, getattr(self, name))
         _one_of("threshold", self.threshold, THRESHOLDS)
         _one_of("rule", self.rule, RULES)
         _one_of("smooth", self.smooth, SMOOTH)

@@ -108,13 +108,13 @@ class Energy:
         """A plain sentence if the spiking network costs more after the last step, in any comparison; else nothing."""
         ratios = self.ratios
         said = (
-            ("ratio", "the energy of the ANN"),
-            ("binary_ratio", "that of the ANN if spikes are binary"),
+            ("ratio", "the ANN's"),
+            ("binary_ratio", "the ANN's if spikes are binary"),
             ("quantised_ratio", f"that of an ANN with activations of {max(self.bits, default=0)} bits"),
         )
         last = [(values[-1], what) for name, what in said if (values := ratios[name])]
         more = ", ".join(f"{ratio:.2f} times {what}" for ratio, what in last if ratio > 1)
-        return f"The spiking network costs more: {more}." if more else ""
+        return f"The spiking network costs more energy: {more}." if more else ""
 
 
 def energy_of(counts: Counts, constants: Constants | None = None) -> Energy:

@@ -124,7 +124,7 @@ def convert(
     network = find_network(normalised.model, scope, config.smooth)
     refuse(source, network, config.strict)
     check_convertible(network, config.window)
-    device = choose_device(config.device)
+    device = choose_device(config.device, config.threads)
     calibration = _calibration_data(source, network, config, data, preprocessing)
     job = Job(
         source,

@@ -350,13 +350,13 @@ def test_the_plain_sentence() -> None:
     ratios = [energy.snn[1] / energy.ann, energy.binary[1] / energy.ann, energy.binary[1] / energy.quantised[1]]
     assert min(ratios) > 1
     assert energy.verdict() == (
-        f"The spiking network costs more: {ratios[0]:.2f} times the energy of the ANN, {ratios[1]:.2f} times that of the "
-        f"ANN if spikes are binary, {ratios[2]:.2f} times that of an ANN with activations of 3 bits."
+        f"The spiking network costs more energy: {ratios[0]:.2f} times the ANN's, {ratios[1]:.2f} times the ANN's if "
+        f"spikes are binary, {ratios[2]:.2f} times that of an ANN with activations of 3 bits."
     )
     between = energy_of(replace(COUNTS, binary_synops=(130.0, 800.0)))
     assert between.snn[1] < between.ann
-    assert between.verdict().startswith("The spiking network costs more: ")
-    assert "the energy of the ANN" not in between.verdict()
+    assert between.verdict().startswith("The spiking network costs more energy: ")
+    assert "times the ANN's," not in between.verdict()
     assert energy_of(COUNTS).as_dict()["verdict"] == ""
 
 

@@ -14,6 +14,7 @@ from ftbc_onnx.cli.convert import convert
 from ftbc_onnx.cli.evaluate import evaluate
 from ftbc_onnx.cli.inspect import inspect
 from ftbc_onnx.cli.report import report
+from ftbc_onnx.cli.sweep import sweep
 from ftbc_onnx.errors import ConfigError, FtbcError
 
 
@@ -55,5 +56,5 @@ def cli() -> None:
     """
 
 
-for command in (convert, inspect, evaluate, report):
+for command in (convert, inspect, evaluate, report, sweep):
     cli.add_command(command)
