@@ -245,6 +245,7 @@ CODES = {
     "CalibrationError": 5,
     "DeviceError": 6,
     "VerificationError": 7,
+    "InterruptError": 130,
 }
 
 

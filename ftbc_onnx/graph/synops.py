@@ -38,7 +38,7 @@ from ftbc_onnx.graph.arrivals import Arrivals
 from ftbc_onnx.graph.builder import GraphBuilder
 from ftbc_onnx.graph.classes import WEIGHTED
 from ftbc_onnx.graph.emit.unrolled import events_name, spikes_name
-from ftbc_onnx.graph.events import emit_batch, emit_binary, emit_nonzero
+from ftbc_onnx.graph.events import emit_batch, emit_nonzero, units_name
 from ftbc_onnx.graph.layers import Layer, Layers, Reads, find_layers
 from ftbc_onnx.graph.recorder import Recorder, Step
 from ftbc_onnx.graph.view import GraphView, attributes
@@ -68,7 +68,7 @@ Count = Callable[[Layer], str]
 
 
 def count_synops(model: onnx.ModelProto, plan: SpikingPlan) -> onnx.ModelProto:
-    """A copy of an emitted model that also gives the outputs named above."""
+    """A copy of a model that `count_events` was at, which also gives the outputs named above."""
     counter = _Counter(plan, Recorder(model, plan.steps), find_layers(model, plan))
     return counter.result()
 
@@ -165,8 +165,8 @@ class _Counter:
         return self._mul(self._total(reached), per_channel)
 
     def _binary_of(self, site: SpikingSite, step: Step) -> str:
-        units = emit_binary(self.builder, self.plan, site, step)
-        return self._nonzero(events_name(self.plan, site, step)) if units is None else units
+        units = units_name(site.name, step)  # written by `count_events`
+        return units if units in self.view.producers else self._nonzero(events_name(self.plan, site, step))
 
     def _sent(self, read: str) -> str:
         """What was sent where this tensor is read: itself, but for differential coding."""
