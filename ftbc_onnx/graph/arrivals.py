@@ -88,9 +88,13 @@ class Arrivals:
 
     def _sum(self, node: onnx.NodeProto) -> str:
         builder = self.builder
-        zero = builder.constant(0.0)
-        parts = [self.at(a) if a in self.spiking else builder.op("Mul", a, zero) for a in node.input]
+        parts = [self.at(a) if a in self.spiking else self._none(a) for a in node.input]
         return builder.like(node, *parts) if node.op_type == "Concat" else builder.op("Sum", *parts)
+
+    def _none(self, a: str) -> str:
+        """Zeros of the shape of a constant."""
+        wide = self.builder.op("Cast", a, to=onnx.TensorProto.FLOAT)
+        return self.builder.op("Mul", wide, self.builder.constant(0.0))
 
     def _over_axes(self, node: onnx.NodeProto, x: str) -> str:
         inside = self.at(node.input[0])
