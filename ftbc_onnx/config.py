@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from ftbc_onnx.energy import AC, MAC, Constants
 from ftbc_onnx.errors import ConfigError
 from ftbc_onnx.neurons import BINARY, NeuronSpec, check_schedule
 from ftbc_onnx.shrinkage import check_shrink
@@ -60,6 +61,7 @@ class ConvertConfig:
         calib_samples: samples used of the calibration data, at most.
         batch_size: samples per run; None: 128, or fewer if there are fewer.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        threads: of onnxruntime, per session; None: as many as there are cores.
         seed: of random calibration data.
         random_data: calibrate on random data if none are given (marked in report and metadata).
         verify: compare the emitted model with a NumPy run of its plan.
@@ -74,6 +76,8 @@ class ConvertConfig:
         readout: the output is the ``mean`` over all steps, or ``delayed``: over those from `readout_from` on.
         readout_from: t0 of ``delayed``, from 1 to T - 1.
         early_exit: margin at which the evaluation stops a sample early (`ftbc_onnx.early_exit`); None: it does not.
+        energy_mac: pJ of a multiplication with an addition, for the report (`ftbc_onnx.energy`).
+        energy_ac: pJ of an addition.
         running_mean: also give the running mean of every output after each step, as ``OUTPUT/running_mean`` [T, ...].
     """
 
@@ -101,6 +105,7 @@ class ConvertConfig:
     calib_samples: int = 256
     batch_size: int | None = None
     device: str = "auto"
+    threads: int | None = None
     seed: int = 0
     random_data: bool = False
     verify: bool = True
@@ -111,6 +116,8 @@ class ConvertConfig:
     readout: str = "mean"
     readout_from: int | None = None
     early_exit: float | None = None
+    energy_mac: float = MAC
+    energy_ac: float = AC
     running_mean: bool = False
 
     def __post_init__(self) -> None:
@@ -119,8 +126,9 @@ class ConvertConfig:
             object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))
         check_positive("T (steps)", self.steps)
         check_positive("calib_samples", self.calib_samples)
-        if self.batch_size is not None:
-            check_positive("batch_size", self.batch_size)
+        for name in ("batch_size", "threads"):
+            if getattr(self, name) is not None:
+                check_positive(name, getattr(self, name))
         _one_of("threshold", self.threshold, THRESHOLDS)
         _one_of("rule", self.rule, RULES)
         _one_of("smooth", self.smooth, SMOOTH)
@@ -138,6 +146,7 @@ class ConvertConfig:
         if not _is_number(self.alpha) or not 0 < self.alpha < float("inf"):
             raise ConfigError(f"alpha is {self.alpha}: it must be a positive number (0.4 is the published one)")
         self._check_form()
+        Constants(self.energy_mac, self.energy_ac)  # refuses what is no energy
         self._check_readout()
         self._check_biases()
         for name in SWITCHES:

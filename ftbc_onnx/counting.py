@@ -7,10 +7,14 @@ from typing import Any
 
 import numpy as np
 
+from ftbc_onnx.graph.builder import GraphBuilder
 from ftbc_onnx.graph.events import binary_count_name, count_events, events_count_name, neurons_name
-from ftbc_onnx.graph.synops import DENSE, SYNOPS, count_synops
+from ftbc_onnx.graph.layers import uncounted
+from ftbc_onnx.graph.synops import ANALOG, BINARY, DENSE, EVERY_STEP, ONCE, SYNOPS, count_synops
 from ftbc_onnx.plan import SpikingPlan, SpikingSite
 from ftbc_onnx.results import Counts
+
+_TOTALS = (SYNOPS, BINARY, ANALOG, DENSE, ONCE, EVERY_STEP)
 
 Means = Mapping[str, np.ndarray]
 """Means over samples of the outputs named by `counted_names`."""
@@ -24,7 +28,7 @@ def count(model: Any, plan: SpikingPlan) -> Any:
 def counted_names(plan: SpikingPlan) -> list[str]:
     """Outputs that `count` adds."""
     kinds = (events_count_name, binary_count_name, neurons_name)
-    return [kind(site.name) for site in plan.sites for kind in kinds] + [SYNOPS, DENSE]
+    return [kind(site.name) for site in plan.sites for kind in kinds] + [*_TOTALS]
 
 
 def site_counts(site: SpikingSite, means: Means) -> tuple[np.ndarray, np.ndarray]:
@@ -32,17 +36,54 @@ def site_counts(site: SpikingSite, means: Means) -> tuple[np.ndarray, np.ndarray
     return means[events_count_name(site.name)], means[binary_count_name(site.name)]
 
 
-def total_counts(plan: SpikingPlan, means: Means) -> Counts:
-    """The whole network, summed up to each step: sites weighted by their neurons."""
+def additions(plan: SpikingPlan, site: SpikingSite) -> float:
+    """Additions and subtractions that a neuron of a site does in a step: those of its equations, as they are emitted.
+
+    Comparisons, roundings and products with its own constants are not counted. Of a synchronous site: per step, on
+    average.
+    """
+    scratch = GraphBuilder(17)
+    if plan.synchronous:
+        names = [f"x{t}" for t in range(plan.steps)]
+        plan.layer_of(site).emit(scratch, names, "unit", [f"b{t}" for t in range(plan.steps)])
+    else:
+        neuron = plan.neuron_of(site)
+        state = tuple(f"state{i}" for i, _ in enumerate(neuron.initial_state(np.ones(1, np.float32))))
+        neuron.emit_step(scratch, "current", state, "unit", "bias")
+    found = sum(node.op_type in ("Add", "Sub") for node in scratch.take_nodes())
+    return found / plan.steps if plan.synchronous else float(found)
+
+
+def total_counts(model: Any, plan: SpikingPlan, means: Means) -> Counts:
+    """The whole network, summed up to each step: sites weighted by their neurons.
+
+    Args:
+        model: the emitted model.
+        plan: its plan.
+        means: means over samples of what was counted.
+    """
     neurons = np.array([float(means[neurons_name(site.name)][0]) for site in plan.sites])
     curves = [site_counts(site, means) for site in plan.sites]
     events, binary = (
         np.cumsum(neurons @ np.array([curve[i] for curve in curves])) / max(neurons.sum(), 1) for i in (0, 1)
     )
+    synops, binary_synops, analog = (np.cumsum(means[name]) for name in (SYNOPS, BINARY, ANALOG))
+    dense, once, every_step = (float(means[name][0]) for name in (DENSE, ONCE, EVERY_STEP))
     return Counts(
-        float(neurons.sum()),
-        tuple(map(float, events)),
-        tuple(map(float, binary)),
-        tuple(map(float, np.cumsum(means[SYNOPS]))),
-        float(means[DENSE][0]),
+        neurons=float(neurons.sum()),
+        events=_curve(events),
+        binary_spikes=_curve(binary),
+        synops=_curve(synops),
+        dense_synops=dense,
+        binary_synops=_curve(binary_synops),
+        analog_synops=_curve(analog),
+        macs_once=once,
+        macs_every_step=every_step,
+        neuron_additions=float(sum(n * additions(plan, site) for n, site in zip(neurons, plan.sites, strict=True))),
+        levels=plan.neuron.most,
+        uncounted=uncounted(model),
     )
+
+
+def _curve(values: np.ndarray) -> tuple[float, ...]:
+    return tuple(map(float, values))

@@ -207,7 +207,7 @@ def open_data(
     names to arrays; (array or mapping, labels); an iterable of these; an object with `get_next()`; or
     "script.py[:function]", where the function (`data`) returns one of these. Iterables and readers are
     copied into memory, up to `limit`. `labels`, one per sample (an array, or a .npy or .npz file),
-    replaces labels in the data. Raises DataError and ConfigError.
+    replaces labels in the data. A source is taken as it is. Raises DataError and ConfigError.
     """
     if limit is not None and limit < 1:
         raise ConfigError(f"limit {limit} cannot be used: give a positive number of samples")
@@ -215,7 +215,7 @@ def open_data(
     where = f"{purpose} data"
     script = _script(what)
     if script is None:
-        source = opening(what, where)
+        source = what if isinstance(what, _Source) else opening(what, where)
     else:
         where = f"{where} {what}"
         try:

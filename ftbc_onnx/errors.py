@@ -12,6 +12,7 @@ code error                meaning
 5    `CalibrationError`   thresholds or biases could not be found
 6    `DeviceError`        the device asked for is not there
 7    `VerificationError`  the emitted model does not compute what its plan says
+130  `InterruptError`     Ctrl-C, where something is kept that can be gone on with
 ==== ==================== ==========================================================
 
 0 is success, 1 a bug (with a traceback), 130 an interruption (Ctrl-C).
@@ -63,3 +64,9 @@ class VerificationError(FtbcError):
     """The emitted model does not compute what its plan says: nothing is written."""
 
     exit_code = 7
+
+
+class InterruptError(FtbcError):
+    """Ctrl-C during work of which the finished part is kept; the message says how to go on."""
+
+    exit_code = 130

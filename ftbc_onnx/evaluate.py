@@ -200,61 +200,74 @@ def evaluate(
         activity=activity,
         seconds=seconds,
         ann_seconds=0.0 if ann is None else ann.seconds,
-        counts=total_counts(plan, spikes) if counting else None,
+        counts=total_counts(model, plan, spikes) if counting else None,
         readout=str(plan.readout),
         early_exit=None if early_exit is None else _early_exit(early_exit, early),
     )
 
 
 def evaluate_file(
-    model: str | os.PathLike[str],
+    model: str | os.PathLike[str] | bytes,
     data: Any,
     *,
-    ann: str | os.PathLike[str] | None = None,
+    ann: str | os.PathLike[str] | bytes | None = None,
     preprocessing: Preprocessing | None = None,
     batch_size: int | None = None,
     samples: int | None = None,
     device: str = "auto",
+    threads: int | None = None,
     label_offset: int = 0,
     early_exit: float | None = None,
+    counting: bool = True,
     progress: Progress = lambda _: None,
 ) -> tuple[EvaluationResult, str]:
     """Evaluate a file that `convert` wrote; returns the result and the device used.
 
     Args:
-        model: path of the spiking network.
+        model: path of the spiking network, or its bytes.
         data: evaluation data, anything that `ftbc_onnx.data.open_data` takes.
-        ann: path of the ANN it was made from, for agreement and gaps.
+        ann: path of the ANN it was made from, or its bytes, for agreement and gaps.
         preprocessing: None: what the network was calibrated with, as its metadata say.
         batch_size: samples per run; None: 128 at most.
         samples: samples to use, at most.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        threads: of onnxruntime, per session; None: as many as there are cores.
         label_offset: added to every label.
         early_exit: margin at which a sample stops early; None: not looked at.
+        counting: whether events and synaptic operations are counted too.
         progress: called after each batch with the samples done.
 
     Raises:
         FtbcError: of the kind that fits; `ModelError` if the ANN is not the one it was made from.
     """
-    for name, value in (("batch_size", batch_size), ("samples", samples)):
+    for option, value in (("batch_size", batch_size), ("samples", samples), ("threads", threads)):
         if value is not None:
-            check_positive(name, value)
+            check_positive(option, value)
     if early_exit is not None:
         check_margin(early_exit)
     file = read_spiking(model)
     if file.form == "step":
         raise ModelError(
-            f"'{model}' is in the step form, whose state the caller keeps: evaluate one in another form "
+            f"{file.name} is in the step form, whose state the caller keeps: evaluate one in another form "
             "(it gives the same outputs), or run it with ftbc_onnx.StepRunner"
         )
-    where = choose_device(device)
+    where = choose_device(device, threads)
     source = file.open(data, preprocessing)
     batching = choose_batching(batch_size, static_batch(input_specs(file.model)), source, samples, "evaluation")
     run = None
     if ann is not None:
         original, network = file.ann(ann)
         output = file.readouts[0].output
-        run = run_ann(original.model, network, output, source, batching, device=where, samples=samples)
+        run = run_ann(
+            original.model,
+            network,
+            output,
+            source,
+            batching,
+            device=where,
+            samples=samples,
+            label_offset=label_offset,
+        )
     result = evaluate(
         file.model,
         file.readouts,
@@ -265,7 +278,7 @@ def evaluate_file(
         ann=run,
         samples=samples,
         label_offset=label_offset,
-        counting=file.form != "folded",  # a layer reads all steps at once
+        counting=counting and file.form != "folded",  # there a layer reads all steps at once
         early_exit=early_exit,
         progress=progress,
     )

@@ -17,6 +17,7 @@ import numpy as np
 from ftbc_onnx.batching import Batching, choose_batching
 from ftbc_onnx.config import ConvertConfig
 from ftbc_onnx.data import DataSource, open_data, random_source
+from ftbc_onnx.energy import Constants, energy_of
 from ftbc_onnx.errors import ConfigError, DataError, ModelError
 from ftbc_onnx.evaluate import AnnRun, check_early_exit, evaluate, run_ann
 from ftbc_onnx.graph.classes import NodeClass
@@ -35,7 +36,7 @@ from ftbc_onnx.plan import SpikingPlan
 from ftbc_onnx.planning import calibration_batching, make_plan
 from ftbc_onnx.record import describe, record_of
 from ftbc_onnx.results import EvaluationResult, VerificationResult
-from ftbc_onnx.runtime import CPU, Session, choose_device
+from ftbc_onnx.runtime import Session, choose_device
 from ftbc_onnx.summary import summarise
 from ftbc_onnx.verify import verify
 
@@ -131,9 +132,7 @@ def convert(
     ann = _run_ann(job)
     planned = make_plan(job)
     plan = planned.plan
-    form, why = (
-        choose_form(network, plan, job.device is not CPU) if config.form == "auto" else (config.form, "as asked")
-    )
+    form, why = choose_form(network, plan, job.device.on_gpu) if config.form == "auto" else (config.form, "as asked")
     emitted = emit(network, plan, form, steps_input=config.steps_input)
     checked = _verify(job, plan, emitted)
     evaluation, before = _evaluate(job, plan, emitted, ann)
@@ -151,6 +150,9 @@ def convert(
         if job.judged is None
         else "evaluation data",
         "evaluation": None if evaluation is None else evaluation.as_dict(),
+        "energy": None
+        if evaluation is None or evaluation.counts is None
+        else energy_of(evaluation.counts, Constants(config.energy_mac, config.energy_ac)).as_dict(),
         "evaluation_without_bias": None if before is None else before.as_dict(),
     }
     report["summary"] = summarise(report)
@@ -172,7 +174,7 @@ def open_job(
     normalised, network = prepare(source.model, config)
     refuse(source, network, config.strict)
     check_convertible(network, config.window)
-    device = choose_device(config.device)
+    device = choose_device(config.device, config.threads)
     calibration = _calibration_data(source, network, config, data, preprocessing)
     return Job(
         source,

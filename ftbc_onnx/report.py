@@ -51,6 +51,7 @@ def print_conversion(console: Console, report: Mapping[str, Any], verbose: bool 
     if report["evaluation"] is not None:
         where = "calibration data: " if report["evaluated_on"] == "calibration data" else ""
         print_curve(console, report["evaluation"], report["evaluation_without_bias"], where)
+        print_energy(console, report["energy"])
     for sentence in report["summary"][1:]:  # the first says what the table does
         _say(console, escape(sentence))
     if verbose:
@@ -160,6 +161,38 @@ def _counted(counts: Mapping[str, Any]) -> str:
         f"events per neuron: {events:.3f} in T = {len(counts['events'])} steps ({binary:.3f} binary spikes), "
         f"{synops:.4g} SynOps per sample{ratio}"
     )
+
+
+def print_energy(console: Console, energy: Mapping[str, Any] | None) -> None:
+    """What it costs beside the ANN after the last step, and plainly where it costs more."""
+    if energy is None or energy["ratio"] is None:
+        return
+    mac, ac = energy["constants"]["mac_pj"], energy["constants"]["ac_pj"]
+    macs, acs, added = (energy[name][-1] for name in ("macs", "acs", "neuron_additions"))
+    _say(
+        console,
+        f"energy per sample at {mac:g} pJ a MAC and {ac:g} pJ an AC: {_joules(energy['snn'][-1])} "
+        f"({macs:.4g} MACs, {acs:.4g} ACs of spikes, {added:.4g} of neurons), "
+        f"ANN {_joules(energy['ann'])} ({energy['ann_macs']:.4g} MACs)",
+    )
+    _say(
+        console,
+        f"energy beside the ANN: {energy['ratio'][-1]:.2f} x ({energy['ratio_without_neurons'][-1]:.2f} x without the "
+        f"neurons' own), in binary spikes {energy['binary_ratio'][-1]:.2f} x; beside an ANN of "
+        f"{energy['bits'][-1]} bits {energy['quantised_ratio'][-1]:.2f} x",
+    )
+    if energy["uncounted"]:
+        _say(console, f"not in these numbers, on either side: {', '.join(energy['uncounted'])}")
+    if energy["verdict"]:
+        _say(console, f"[bold yellow]{energy['verdict']}[/]")
+
+
+def _joules(pj: float) -> str:
+    """An energy in a unit that suits it."""
+    for unit, size in (("mJ", 1e9), ("uJ", 1e6), ("nJ", 1e3)):
+        if pj >= size:
+            return f"{pj / size:.3g} {unit}"
+    return f"{pj:.3g} pJ"
 
 
 def shown_steps(steps: int) -> list[int]:

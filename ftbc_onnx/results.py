@@ -158,7 +158,14 @@ class Counts:
         events: events per neuron (mean over all neurons of all sites): numbers other than 0 that were sent.
         binary_spikes: the same, an event of k units counted as popcount(|k|) binary spikes.
         synops: synaptic operations per sample, see `ftbc_onnx.graph.synops`.
-        dense_synops: of one step in which every input is nonzero: the ANN's MACs in the same nodes.
+        dense_synops: of one step in which every input is nonzero: the ANN's MACs in the same layers.
+        binary_synops: SynOps in binary spikes.
+        analog_synops: the part of both whose input is a real number, so that each is a multiplication.
+        macs_once: MACs per sample of the layers before the first neurons.
+        macs_every_step: MACs per sample and step of the layers that read running means.
+        neuron_additions: additions of all neurons per sample and step, see `ftbc_onnx.counting.additions`.
+        levels: K, the most units of one event.
+        uncounted: operators with weights that are in none of these numbers.
     """
 
     neurons: float
@@ -166,16 +173,23 @@ class Counts:
     binary_spikes: tuple[float, ...]
     synops: tuple[float, ...]
     dense_synops: float
+    binary_synops: tuple[float, ...]
+    analog_synops: tuple[float, ...]
+    macs_once: float
+    macs_every_step: float
+    neuron_additions: float
+    levels: int
+    uncounted: tuple[str, ...] = ()
+
+    @property
+    def ann_macs(self) -> float:
+        """The ANN's MACs per sample: every layer once, on numbers of which none is 0."""
+        return self.macs_once + self.macs_every_step + self.dense_synops
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
-        return {
-            "neurons": self.neurons,
-            "events": list(self.events),
-            "binary_spikes": list(self.binary_spikes),
-            "synops": list(self.synops),
-            "dense_synops": self.dense_synops,
-        }
+        plain = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        return {**plain, "ann_macs": self.ann_macs}
 
 
 @dataclass(frozen=True)

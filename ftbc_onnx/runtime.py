@@ -13,7 +13,7 @@ import io
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +31,17 @@ _PLACE = re.compile(r"/\S*onnxruntime/core/\S+:\d+ .*?\)(?= [A-Z])")  # file, li
 
 @dataclass(frozen=True)
 class Device:
-    """Where sessions run: a word for reports (``cpu``, ``cuda:0``) and onnxruntime's providers for it."""
+    """Where sessions run.
+
+    Attributes:
+        name: for reports: ``cpu``, ``cuda:0``.
+        providers: onnxruntime's, for it.
+        threads: of a session's operators; None: as many as there are cores.
+    """
 
     name: str
     providers: tuple[str | tuple[str, dict[str, str]], ...]
+    threads: int | None = None
 
     @property
     def expected(self) -> str:
@@ -42,12 +49,17 @@ class Device:
         first = self.providers[0]
         return first if isinstance(first, str) else first[0]
 
+    @property
+    def on_gpu(self) -> bool:
+        """Whether it is a GPU."""
+        return self.expected != _CPU
+
 
 CPU = Device("cpu", (_CPU,))
 
 
-def choose_device(wanted: str = "auto") -> Device:
-    """The device for ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+def choose_device(wanted: str = "auto", threads: int | None = None) -> Device:
+    """The device for ``auto``, ``cpu``, ``cuda`` or ``cuda:N``, with so many threads.
 
     ``auto`` takes CUDA if a CUDA session really starts, else the CPU. `get_available_providers` is no proof: it lists
     CUDA on machines without a GPU, and a session that cannot have it runs on the CPU without an error.
@@ -58,9 +70,10 @@ def choose_device(wanted: str = "auto") -> Device:
     kind, _, index = wanted.partition(":")
     if kind not in ("auto", "cpu", "cuda") or (index and (kind != "cuda" or not index.isdigit())):
         raise DeviceError(f"unknown device '{wanted}': use auto, cpu, cuda or cuda:N")
+    cpu = replace(CPU, threads=threads)
     if kind == "cpu":
-        return CPU
-    cuda = Device(f"cuda:{index or 0}", ((_CUDA, {"device_id": index or "0", "use_tf32": "0"}), _CPU))
+        return cpu
+    cuda = Device(f"cuda:{index or 0}", ((_CUDA, {"device_id": index or "0", "use_tf32": "0"}), _CPU), threads)
     reason = _why_no_cuda(cuda)
     if reason is None:
         return cuda
@@ -68,7 +81,7 @@ def choose_device(wanted: str = "auto") -> Device:
         raise DeviceError(
             f"--device {wanted}: {reason}; use --device cpu, or install the extra 'cuda' on a machine with a GPU"
         )
-    return CPU
+    return cpu
 
 
 def conflicting_packages() -> str | None:
@@ -128,6 +141,8 @@ class Session:
         """
         options = ort.SessionOptions()
         options.log_severity_level = 4
+        if device.threads is not None:
+            options.intra_op_num_threads = device.threads
         level = ort.GraphOptimizationLevel
         options.graph_optimization_level = level.ORT_ENABLE_ALL if optimise else level.ORT_DISABLE_ALL
         try:

@@ -82,25 +82,29 @@ class SpikingFile:
                 "another kind, state how they are to be prepared, --scale 1 for data that are ready)"
             ) from error
 
-    def ann(self, path: str | os.PathLike[str]) -> tuple[SourceModel, Network]:
-        """The ANN it was made from, as it was read and normalised.
+    def ann(self, model: str | os.PathLike[str] | bytes) -> tuple[SourceModel, Network]:
+        """The ANN it was made from (a path, or its bytes), as it was read and normalised.
 
         Raises:
             ModelError: this is another one.
         """
-        original = load(path)
+        original = load(model)
         if original.digest != self.plan.source_digest:
             raise ModelError(
-                f"'{self.name}' was not made from '{path}' (their digests differ): give the ANN that was converted"
+                f"{self.name} was not made from {_called(model)} (their digests differ): give the ANN that was converted"
             )
         return original, prepare(original.model, self.options)[1]
 
 
-def read_spiking(path: str | os.PathLike[str]) -> SpikingFile:
-    """Read a file that `convert` wrote.
+def read_spiking(what: str | os.PathLike[str] | bytes) -> SpikingFile:
+    """Read a file that `convert` wrote, from its path or its bytes.
 
     Raises:
         ModelError: it cannot be read, or it is no such file.
     """
-    model = load_snn(path)
-    return SpikingFile(os.fspath(path), model, read_plan(model), read_record(model))
+    model = load_snn(what)
+    return SpikingFile(_called(what), model, read_plan(model), read_record(model))
+
+
+def _called(model: str | os.PathLike[str] | bytes) -> str:
+    return "the bytes given" if isinstance(model, bytes) else f"'{os.fspath(model)}'"

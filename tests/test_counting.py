@@ -14,9 +14,11 @@ from ftbc_onnx.counting import count, counted_names, total_counts
 from ftbc_onnx.graph.builder import GraphBuilder
 from ftbc_onnx.graph.emit.unrolled import emit_unrolled, events_name
 from ftbc_onnx.graph.events import binary_count_name, emit_popcount, events_count_name, neurons_name
+from ftbc_onnx.graph.layers import Layer, Reads, find_layers
 from ftbc_onnx.graph.observe import expose_tensors
-from ftbc_onnx.graph.synops import DENSE, SYNOPS, find_synapses
+from ftbc_onnx.graph.synops import DENSE, SYNOPS
 from ftbc_onnx.neurons import NeuronSpec
+from ftbc_onnx.plan import SpikingPlan
 
 T = 3
 
@@ -71,6 +73,11 @@ def naive_conv(x: np.ndarray, weights: np.ndarray, options: tuple, out: tuple[in
             inside = 0 <= row < x.shape[2] and 0 <= column < x.shape[3]
             done += bool(inside and x[n, c + o // per_group * weights.shape[1], row, column] != 0)
     return done
+
+
+def find_synapses(model: onnx.ModelProto, plan: SpikingPlan) -> list[Layer]:
+    """The layers that do SynOps."""
+    return find_layers(model, plan).reading(Reads.SPIKES, Reads.CURRENTS)
 
 
 def counted(model: onnx.ModelProto, feeds, neuron: NeuronSpec | None = None, steps: int = T):
@@ -178,7 +185,7 @@ def test_events_and_binary_spikes(neuron: NeuronSpec) -> None:
         np.testing.assert_allclose(values[binary_count_name(site.name)], ones.mean(axes), rtol=1e-5)
         assert values[neurons_name(site.name)] == k[0].size / 6
         totals += np.stack([(k > 0).sum(axes), ones.sum(axes)]) / 6
-    counts = total_counts(plan, {name: values[name] for name in counted_names(plan)})
+    counts = total_counts(onnx.load(RELU), plan, {name: values[name] for name in counted_names(plan)})
     np.testing.assert_allclose(counts.events, np.cumsum(totals[0]) / counts.neurons, rtol=1e-5)
     np.testing.assert_allclose(counts.binary_spikes, np.cumsum(totals[1]) / counts.neurons, rtol=1e-5)
     np.testing.assert_allclose(counts.synops, np.cumsum(values[SYNOPS]))

@@ -245,6 +245,7 @@ CODES = {
     "CalibrationError": 5,
     "DeviceError": 6,
     "VerificationError": 7,
+    "InterruptError": 130,
 }
 
 
@@ -254,7 +255,7 @@ class TestErrors:
         assert {name: kind.exit_code for name, kind in kinds.items()} == CODES
         for name, code in CODES.items():
             assert issubclass(kinds[name], FtbcError)
-            assert code == 1 or f"{code}    `{name}`" in errors.__doc__
+            assert code == 1 or f"\n{code:<4} `{name}` " in errors.__doc__
 
     @pytest.mark.parametrize("name", CODES)
     def test_every_error_is_one_line(self, name: str) -> None:

@@ -38,7 +38,7 @@ from ftbc_onnx.graph.normalise import normalise
 from ftbc_onnx.graph.sites import find_network
 from ftbc_onnx.neurons import NeuronSpec
 from ftbc_onnx.plan import SpikingPlan
-from ftbc_onnx.runtime import CPU, Device, Session, choose_device
+from ftbc_onnx.runtime import Device, Session, choose_device
 from ftbc_onnx.step_runner import StepRunner
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -133,7 +133,7 @@ def _session(
     model: onnx.ModelProto, device: Device, feeds: dict[str, np.ndarray], graph: bool = False
 ) -> Callable[[], Any]:
     """A run; on a GPU from and to tensors that are there."""
-    if device is CPU:
+    if not device.on_gpu:
         session = Session(model)
         return lambda: session.run(feeds)
     provider, options = device.providers[0]

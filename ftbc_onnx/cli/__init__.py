@@ -15,6 +15,7 @@ from ftbc_onnx.cli.diagnose import diagnose
 from ftbc_onnx.cli.evaluate import evaluate
 from ftbc_onnx.cli.inspect import inspect
 from ftbc_onnx.cli.report import report
+from ftbc_onnx.cli.sweep import sweep
 from ftbc_onnx.errors import ConfigError, FtbcError
 
 
@@ -56,5 +57,5 @@ def cli() -> None:
     """
 
 
-for command in (convert, inspect, evaluate, diagnose, report):
+for command in (convert, inspect, evaluate, diagnose, report, sweep):
     cli.add_command(command)

@@ -15,6 +15,7 @@ from ftbc_onnx.cli.options import (
     common,
     data_options,
     early_exit_option,
+    energy_options,
     method_options,
     output_options,
     scope_options,
@@ -45,6 +46,7 @@ from ftbc_onnx.report import print_conversion
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the random data.")
 @click.option("--eval-data", help="Evaluation data with labels: accuracy of the ANN and after every step.")
 @early_exit_option
+@energy_options
 @method_options
 @output_options
 @click.option(

@@ -9,11 +9,12 @@ from typing import Any
 import click
 from rich.console import Console
 
-from ftbc_onnx.cli.options import common, data_options, early_exit_option
+from ftbc_onnx.cli.options import common, data_options, early_exit_option, energy_options
 from ftbc_onnx.cli.screen import progress_bars, set_up_logging
 from ftbc_onnx.cli.values import preprocessing_of
+from ftbc_onnx.energy import Constants, energy_of
 from ftbc_onnx.evaluate import evaluate_file
-from ftbc_onnx.report import print_curve
+from ftbc_onnx.report import print_curve, print_energy
 
 
 @click.command()
@@ -26,6 +27,7 @@ from ftbc_onnx.report import print_curve
 )
 @click.option("--samples", type=int, help="Samples used, at most.")
 @early_exit_option
+@energy_options
 @data_options
 @common
 def evaluate(
@@ -35,6 +37,8 @@ def evaluate(
     ann: Path | None,
     samples: int | None,
     early_exit: float | None,
+    energy_mac: float,
+    energy_ac: float,
     batch_size: int | None,
     device: str,
     label_offset: int,
@@ -52,6 +56,7 @@ def evaluate(
       ftbc-onnx evaluate model.snn_T8.onnx --eval-data test.npz --early-exit 4
     """
     set_up_logging(verbose, quiet)
+    constants = Constants(energy_mac, energy_ac)
     with progress_bars(quiet or as_json) as progress:
         result, used = evaluate_file(
             model,
@@ -65,9 +70,11 @@ def evaluate(
             early_exit=early_exit,
             progress=lambda done: progress("evaluation", done, max(done, samples or done)),
         )
+    energy = None if result.counts is None else energy_of(result.counts, constants).as_dict()
     if as_json:
-        click.echo(json.dumps({**result.as_dict(), "device": used}, indent=1))
+        click.echo(json.dumps({**result.as_dict(), "energy": energy, "device": used}, indent=1))
     else:
         console = Console(emoji=False)
         console.print(f"device {used}", highlight=False)
         print_curve(console, result.as_dict())
+        print_energy(console, energy)

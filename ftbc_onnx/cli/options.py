@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import click
 
 from ftbc_onnx.config import BUDGETS, FORMS, READOUTS, RULES, SMOOTH, THRESHOLDS
+from ftbc_onnx.energy import AC, MAC
 from ftbc_onnx.neurons import CODINGS, NEURONS, SCHEDULES
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -112,6 +113,20 @@ def early_exit_option(command: F) -> F:
         "--early-exit",
         type=float,
         help="Margin M above which a sample stops early (try 2 to 8): accuracy and average steps are reported.",
+    )(command)
+
+
+def energy_options(command: F) -> F:
+    """What operations cost."""
+    return _all(
+        click.option(
+            "--energy-mac",
+            type=float,
+            default=MAC,
+            show_default=True,
+            help="pJ of a multiplication with an addition, for the energy in the report (45 nm).",
+        ),
+        click.option("--energy-ac", type=float, default=AC, show_default=True, help="pJ of an addition."),
     )(command)
 
 

@@ -28,6 +28,11 @@ def binary_count_name(site: str) -> str:
     return f"{site}/binary_spikes"
 
 
+def units_name(site: str, step: Step) -> str:
+    """Tensor of the binary spikes that each event of a site stands for at a step; missing where each stands for one."""
+    return f"{site}/{at(step)}/count/binary"
+
+
 def neurons_name(site: str) -> str:
     """Output that holds the number of neurons of a site, [1] double."""
     return f"{site}/neurons"
@@ -73,7 +78,7 @@ def count_events(model: onnx.ModelProto, plan: SpikingPlan) -> onnx.ModelProto:
 
         def binary(step: Step, site: SpikingSite = site, counted: dict[Step, str] = counted) -> str:
             with builder.scope(f"{site.name}/{at(step)}/count"):
-                units = _units(builder, plan, site, events_name(plan, site, step))
+                units = _binary(builder, plan, site, step)
                 return counted[step] if units is None else builder.mean(units, None)
 
         def neurons(step: Step, site: SpikingSite = site) -> str:
@@ -86,11 +91,11 @@ def count_events(model: onnx.ModelProto, plan: SpikingPlan) -> onnx.ModelProto:
     return recorder.result()
 
 
-def _units(builder: GraphBuilder, plan: SpikingPlan, site: SpikingSite, q: str) -> str | None:
-    """Binary spikes that each event stands for; None if each stands for one."""
+def _binary(builder: GraphBuilder, plan: SpikingPlan, site: SpikingSite, step: Step) -> str | None:
+    """Write `units_name`; None if each event stands for one."""
     neuron = plan.neuron_of(site)
     if neuron.levels == 1 or plan.neuron.is_powers:
         return None
     unit = builder.constant(neuron.unit(plan.thresholds[site.name].reshape(site.channel_shape)))
-    k = builder.op("Round", builder.op("Div", builder.op("Abs", q), unit))
-    return emit_popcount(builder, k, neuron.levels)
+    k = builder.op("Round", builder.op("Div", builder.op("Abs", events_name(plan, site, step)), unit))
+    return builder.op("Identity", emit_popcount(builder, k, neuron.levels), out="binary")

@@ -12,8 +12,14 @@ that is not 0 and every output that this element reaches: y = W x at step t cost
 2. Gemm, MatMul: fanout is the same for all elements, Size(y) * K / Size(x) with K the length of the summed axis.
 
 Weights that are 0 count. Without the indicator, the same sums are the *dense* SynOps: the MACs that the ANN spends in
-the same nodes. Not counted, in neither: nodes that read no spikes (once per sample, real numbers), nodes that read
-running means, and products of two tensors that both depend on spikes.
+the same nodes. Which nodes, and what they read, is found by `ftbc_onnx.graph.layers`:
+
+* SynOps are those of layers that read spikes or currents. Of those that read currents, real numbers, each is a
+  multiplication (`ANALOG`).
+* The MACs of layers that read inputs (`ONCE`) and of those that read means (`EVERY_STEP`) are dense, and not in SynOps.
+
+`BINARY` are the SynOps in binary spikes: for an input that is not 0, as many as binary spikes arrive there
+(`ftbc_onnx.graph.arrivals`); of layers that read currents, the same as before.
 
 With differential coding a node reads s = q + r, but what is sent is q: [x != 0] is then taken of what the linear nodes
 between the neurons and this node make of q. Behind another node with weights it is taken of what is read.
@@ -21,136 +27,136 @@ between the neurons and this node make of q. Behind another node with weights it
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import onnx
 
+from ftbc_onnx.graph.arrivals import Arrivals
 from ftbc_onnx.graph.builder import GraphBuilder
-from ftbc_onnx.graph.classes import NodeClass, classify
+from ftbc_onnx.graph.classes import WEIGHTED
 from ftbc_onnx.graph.emit.unrolled import events_name, spikes_name
-from ftbc_onnx.graph.events import emit_batch, emit_nonzero
-from ftbc_onnx.graph.recorder import Recorder, Step, flat, steps_of
+from ftbc_onnx.graph.events import emit_batch, emit_nonzero, units_name
+from ftbc_onnx.graph.layers import Layer, Layers, Reads, find_layers
+from ftbc_onnx.graph.recorder import Recorder, Step
 from ftbc_onnx.graph.view import GraphView, attributes
-from ftbc_onnx.plan import SpikingPlan
+from ftbc_onnx.plan import SpikingPlan, SpikingSite
 
 SYNOPS = "count/synops"
 """Output that holds the SynOps of each step, per sample, [T] double."""
 
+BINARY = "count/binary_synops"
+"""Output that holds the SynOps of each step in binary spikes, per sample, [T] double."""
+
+ANALOG = "count/analog_synops"
+"""Output that holds the SynOps of each step whose input is a real number, per sample, [T] double."""
+
 DENSE = "count/dense_synops"
 """Output that holds the SynOps of a step in which every input is nonzero, per sample, [1] double."""
 
-_COUNTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+ONCE = "count/macs_once"
+"""Output that holds the MACs that are done once, per sample, [1] double."""
 
+EVERY_STEP = "count/macs_every_step"
+"""Output that holds the MACs of the layers that read means, in each step, per sample, [1] double."""
 
-@dataclass(frozen=True)
-class Synapses:
-    """A node with weights that reads a current.
+_SYNAPTIC = (Reads.SPIKES, Reads.CURRENTS)
 
-    Attributes:
-        node: the node, as it stands in the emitted model.
-        position: which input is the current.
-        step: t; None in a loop.
-    """
-
-    node: onnx.NodeProto
-    position: int
-    step: Step
-
-
-def find_synapses(model: onnx.ModelProto, plan: SpikingPlan) -> list[Synapses]:
-    """The nodes of an emitted model that are counted, of every step."""
-    view = GraphView(flat(model))
-    steps = steps_of(model, plan.steps)
-    fired = {spikes_name(site.name, t): place for site in plan.sites for place, t in enumerate(steps)}
-    step: dict[str, int] = {}  # temporal tensor -> the last step that it depends on
-    temporal, means = set[str](), set[str]()
-    found = []
-    for node in view.nodes:
-        reads = [name for name in node.input if name in step]
-        kind = classify(view, node, temporal) if reads else NodeClass.STATIC
-        in_means = kind is NodeClass.RATE_EXACT or all(name in means for name in reads)
-        if kind is not NodeClass.STATIC:
-            place = max(step[name] for name in reads)
-            step.update(dict.fromkeys(node.output, place))
-            if not in_means and kind is NodeClass.LINEAR and node.op_type in _COUNTED:
-                places = [i for i in (0, 1) if node.input[i] in step]
-                if len(places) == 1:
-                    found.append(Synapses(node, places[0], steps[place]))
-        for name in node.output:
-            if name in fired:
-                step[name] = fired[name]
-                means.discard(name)
-            elif name in step and (name.endswith("/mean") or (in_means and not name.endswith("/current"))):
-                means.add(name)
-        temporal.update(name for name in node.output if name in step)
-    return found
+Count = Callable[[Layer], str]
 
 
 def count_synops(model: onnx.ModelProto, plan: SpikingPlan) -> onnx.ModelProto:
-    """A copy of an emitted model that also gives `SYNOPS` and `DENSE`."""
-    counter = _Counter(plan, Recorder(model, plan.steps))
-    return counter.result(find_synapses(model, plan))
+    """A copy of a model that `count_events` was at, which also gives the outputs named above."""
+    counter = _Counter(plan, Recorder(model, plan.steps), find_layers(model, plan))
+    return counter.result()
 
 
 @dataclass
 class _Counter:
     plan: SpikingPlan
     recorder: Recorder
+    layers: Layers
     builder: GraphBuilder = field(init=False)
     view: GraphView = field(init=False)
+    arrivals: Arrivals = field(init=False)
     events: dict[str, str] = field(init=False)  # what is read -> what was sent
     nonzero: dict[str, str] = field(default_factory=dict)
+    counted: dict[tuple[str, str], str] = field(default_factory=dict)  # (output of a layer, n) -> its SynOps
 
     def __post_init__(self) -> None:
         self.builder = self.recorder.builder
         self.view = self.recorder.view
-        coded = self.plan.sites if self.plan.neuron.coding == "differential" else ()
-        pairs = [(s.name, t, events_name(self.plan, s, t)) for s in coded for t in self.recorder.steps]
-        self.events = {spikes_name(name, t): sent for name, t, sent in pairs}
+        pairs = [(site, t) for site in self.plan.sites for t in self.recorder.steps]
+        coded = pairs if self.plan.neuron.coding == "differential" else ()
+        self.events = {spikes_name(site.name, t): events_name(self.plan, site, t) for site, t in coded}
+        fired = {spikes_name(s.name, t): partial(self._binary_of, s, t) for s, t in pairs}
+        self.arrivals = Arrivals(
+            self.builder, self.view, self.layers.spiking, fired, lambda x: self._nonzero(self._sent(x))
+        )
 
-    def result(self, synapses: list[Synapses]) -> onnx.ModelProto:
-        """The model with what was counted, summed over nodes, per sample."""
+    def result(self) -> onnx.ModelProto:
+        """The model with what was counted, summed over layers, per sample."""
         builder, kind = self.builder, onnx.TensorProto.DOUBLE
         batch = emit_batch(builder, self.recorder.model)
         zero = builder.constant(np.zeros(1))
 
-        def write(step: Step, dense: bool = False) -> str:
+        def write(step: Step, count: Count, *kinds: Reads) -> str:
             with builder.scope("count"):
-                counts = [self._count(s, dense=dense) for s in synapses if s.step == step]
+                counts = [count(layer) for layer in self.layers.reading(*kinds) if layer.step == step]
                 return builder.op("Div", builder.op("Sum", zero, *counts), batch)
 
-        self.recorder.per_step(SYNOPS, kind, [self.plan.steps], write)
-        self.recorder.once(DENSE, kind, [1], lambda step: write(step, dense=True))
+        steps = [self.plan.steps]
+        self.recorder.per_step(SYNOPS, kind, steps, lambda t: write(t, self._events, *_SYNAPTIC))
+        self.recorder.per_step(BINARY, kind, steps, lambda t: write(t, self._binary, *_SYNAPTIC))
+        self.recorder.per_step(ANALOG, kind, steps, lambda t: write(t, self._events, Reads.CURRENTS))
+        self.recorder.once(DENSE, kind, [1], lambda t: write(t, self._dense, *_SYNAPTIC))
+        self.recorder.once(ONCE, kind, [1], lambda t: write(t, self._dense, Reads.INPUTS))
+        self.recorder.once(EVERY_STEP, kind, [1], lambda t: write(t, self._dense, Reads.MEANS))
         return self.recorder.result()
 
-    def _count(self, synapses: Synapses, dense: bool) -> str:
-        """SynOps of a node over the whole batch, [1] double."""
-        node = synapses.node
-        x = self._sent(node.input[synapses.position])
-        if node.op_type in ("Gemm", "MatMul"):
-            return self._product(node, node.input[synapses.position], x, dense)
-        return self._convolution(node, x, dense)
+    def _events(self, layer: Layer) -> str:
+        """SynOps of a layer over the whole batch, [1] double."""
+        return self._count(layer, self._nonzero(self._sent(layer.node.input[layer.position])))
 
-    def _product(self, node: onnx.NodeProto, read: str, x: str, dense: bool) -> str:
+    def _binary(self, layer: Layer) -> str:
+        """The same in binary spikes."""
+        if layer.reads is Reads.CURRENTS:
+            return self._events(layer)
+        return self._count(layer, self.arrivals.at(layer.node.input[layer.position]))
+
+    def _dense(self, layer: Layer) -> str:
+        """The same if no input is 0."""
+        return self._count(layer, None)
+
+    def _count(self, layer: Layer, n: str | None) -> str:
+        """Sum of n * fanout over the inputs of a layer; 1 for n if there is none."""
+        key = (layer.node.output[0], n or "")
+        if key not in self.counted:
+            product = layer.node.op_type in ("Gemm", "MatMul")
+            self.counted[key] = (self._product if product else self._convolution)(layer, n)
+        return self.counted[key]
+
+    def _product(self, layer: Layer, n: str | None) -> str:
+        node = layer.node
         axis = 0 if attributes(node).get("transA", 0) else -1
         links = self._mul(self._size(node.output[0]), self._length(node.input[0], axis))
-        if dense:
+        if n is None:
             return links
-        fanout = self.builder.op("Div", links, self._size(read))
-        return self._mul(self._total(self._nonzero(x)), fanout)
+        fanout = self.builder.op("Div", links, self._size(node.input[layer.position]))
+        return self._mul(self._total(n), fanout)
 
-    def _convolution(self, node: onnx.NodeProto, x: str, dense: bool) -> str:
-        builder = self.builder
+    def _convolution(self, layer: Layer, n: str | None) -> str:
+        builder, node = self.builder, layer.node
         weights = node.input[1]
         kernel = builder.op("Slice", builder.op("Shape", weights), builder.integers(2), builder.integers(2**31 - 1))
         one = builder.constant(np.ones(1, np.float32))
         shape = builder.op("Concat", builder.integers(1, 1), kernel, axis=0)
         ones = builder.op("Expand", one, shape)
-        active = self._nonzero(x)
-        if dense:
-            active = builder.op("Expand", one, builder.op("Shape", active))
-        n = builder.op("ReduceSum", active, builder.integers(1), keepdims=1)
+        if n is None:
+            n = builder.op("Expand", one, builder.op("Shape", node.input[0]))
+        n = builder.op("ReduceSum", n, builder.integers(1), keepdims=1)
         reached = builder.like(node, n, ones, without=("group", "kernel_shape"))
         groups = int(str(attributes(node).get("group", 1)))
         per_channel = self._length(weights, 0 if node.op_type == "Conv" else 1)
@@ -158,12 +164,16 @@ class _Counter:
             per_channel = builder.op("Div", per_channel, builder.constant(np.array([groups], np.float64)))
         return self._mul(self._total(reached), per_channel)
 
+    def _binary_of(self, site: SpikingSite, step: Step) -> str:
+        units = units_name(site.name, step)  # written by `count_events`
+        return units if units in self.view.producers else self._nonzero(events_name(self.plan, site, step))
+
     def _sent(self, read: str) -> str:
         """What was sent where this tensor is read: itself, but for differential coding."""
         if read in self.events:
             return self.events[read]
         node = self.view.producers.get(read)
-        if node is None or node.op_type in _COUNTED or read.endswith(("/current", "/mean", "/sum", "/total")):
+        if node is None or node.op_type in WEIGHTED or read.endswith(("/current", "/mean", "/sum", "/total")):
             return read
         rename = {name: self._sent(name) for name in node.input if name}
         if all(old == new for old, new in rename.items()):

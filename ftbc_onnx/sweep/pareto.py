@@ -1,0 +1,46 @@
+"""Which results no other result beats.
+
+A result is *beaten* if another is at least as good in everything and better in something:
+
+1. quality, the more the better: accuracy on the samples held back, or without labels how often the network decides as
+   the ANN does, or without classes the output error, negative;
+2. binary spikes per neuron, 3. SynOps per sample, 4. T, the fewer the better.
+
+All of them are the same wherever they are computed. The time of a run is not, and takes no part; it grows with T.
+Nothing of the evaluation data takes part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def quality(record: Mapping[str, Any]) -> float:
+    """How good a result is, on the samples held back; to be compared with results of the same data only."""
+    held = record["held_back"]
+    for name in ("accuracy", "agreement"):
+        if held[name] is not None:
+            return float(held[name])
+    return -float(held["output_error"])
+
+
+def costs(record: Mapping[str, Any]) -> tuple[float, float, int]:
+    """What it takes: binary spikes, SynOps, T."""
+    held = record["held_back"]
+    return float(held["binary_spikes"]), float(held["synops"]), int(record["point"]["steps"])
+
+
+def front(records: Sequence[Mapping[str, Any]]) -> list[bool]:
+    """For each result, whether no other one beats it."""
+    scores = [(-quality(record), *costs(record)) for record in records]
+    return [not any(_beats(other, score) for other in scores) for score in scores]
+
+
+def best_first(records: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """By quality, then by SynOps, T and the key: an order that depends on nothing else."""
+    return sorted(records, key=lambda r: (-quality(r), costs(r)[1], costs(r)[2], r["key"]))
+
+
+def _beats(one: Sequence[float], other: Sequence[float]) -> bool:
+    return one != other and all(a <= b for a, b in zip(one, other, strict=True))

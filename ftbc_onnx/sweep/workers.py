@@ -1,0 +1,68 @@
+"""Where the work of a sweep is done: here, in processes, or (`ftbc_onnx.sweep.on_ray`) in a Ray cluster.
+
+All of them take a function and arguments that can be pickled, and give a `concurrent.futures.Future`.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from concurrent.futures import Future, ProcessPoolExecutor
+from multiprocessing import get_context
+from typing import Any, Protocol
+
+
+class Workers(Protocol):
+    """Those who do the work."""
+
+    @property
+    def slots(self) -> int:
+        """How many tasks they do at a time."""
+
+    def submit(self, function: Callable[..., Any], /, *arguments: Any) -> Future[Any]:
+        """Have a function called."""
+
+    def stop(self) -> None:
+        """Let go of everything at once, what is being done too."""
+
+
+class Serial:
+    """This process, one task after another."""
+
+    slots = 1
+
+    def submit(self, function: Callable[..., Any], /, *arguments: Any) -> Future[Any]:
+        """Call it now."""
+        future: Future[Any] = Future()
+        try:
+            future.set_result(function(*arguments))
+        except Exception as error:  # it is raised where the result is asked for
+            future.set_exception(error)
+        return future
+
+    def stop(self) -> None:
+        """Nothing is running."""
+
+
+class Processes:
+    """Processes of this machine, each started afresh (spawn)."""
+
+    def __init__(self, count: int) -> None:
+        self.slots = count
+        self._pool = ProcessPoolExecutor(count, get_context("spawn"), initializer=_die_when_interrupted)
+
+    def submit(self, function: Callable[..., Any], /, *arguments: Any) -> Future[Any]:
+        """Have it called in some process."""
+        return self._pool.submit(function, *arguments)
+
+    def stop(self) -> None:
+        """End the processes."""
+        running = list((self._pool._processes or {}).values())  # gone once the pool is shut down
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        for process in running:
+            process.terminate()
+
+
+def _die_when_interrupted() -> None:
+    """Ctrl-C reaches every process of a terminal: these have nothing to say about it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
