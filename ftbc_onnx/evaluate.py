@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from ftbc_onnx.batching import Batching, choose_batching, static_batch
-from ftbc_onnx.config import ConvertConfig, check_margin, check_positive
+from ftbc_onnx.config import check_margin, check_positive
 from ftbc_onnx.counting import count, counted_names, site_counts, total_counts
-from ftbc_onnx.data import DataSource, open_data
+from ftbc_onnx.data import DataSource
 from ftbc_onnx.early_exit import decisions, steps_used
 from ftbc_onnx.errors import ConfigError, DataError, ModelError
 from ftbc_onnx.graph.emit.unrolled import Readout
-from ftbc_onnx.graph.files import input_specs, load, load_snn
-from ftbc_onnx.graph.normalise import normalise
+from ftbc_onnx.graph.files import input_specs
 from ftbc_onnx.graph.observe import (
     expose_running_means,
     mean_activation_name,
@@ -28,13 +26,12 @@ from ftbc_onnx.graph.observe import (
     observe_snn,
     running_mean_name,
 )
-from ftbc_onnx.graph.provenance import read_plan, read_record
-from ftbc_onnx.graph.scope import Scope
-from ftbc_onnx.graph.sites import Network, find_network
+from ftbc_onnx.graph.sites import Network
 from ftbc_onnx.images import Preprocessing
 from ftbc_onnx.plan import SpikingPlan
 from ftbc_onnx.results import EarlyExit, EvaluationResult, SiteActivity
 from ftbc_onnx.runtime import Device, Session, choose_device
+from ftbc_onnx.spiking_file import read_spiking
 
 Progress = Callable[[int], None]
 
@@ -244,39 +241,24 @@ def evaluate_file(
             check_positive(name, value)
     if early_exit is not None:
         check_margin(early_exit)
-    snn = load_snn(model)
-    if read_record(snn).get("form") == "step":
+    file = read_spiking(model)
+    if file.form == "step":
         raise ModelError(
             f"'{model}' is in the step form, whose state the caller keeps: evaluate one in another form "
             "(it gives the same outputs), or run it with ftbc_onnx.StepRunner"
         )
-    plan, record = read_plan(snn), read_record(snn)
     where = choose_device(device)
-    source = (
-        _open_as_calibrated(data, snn, record)
-        if preprocessing is None
-        else open_data(data, input_specs(snn), preprocessing, purpose="evaluation")
-    )
-    static = static_batch(input_specs(snn))
-    batching = choose_batching(batch_size, static, source, samples, "evaluation")
-    readouts = [
-        Readout(r["output"], r["is_mean"], tuple(r["tensors"]), plan.readout) for r in json.loads(record["readout"])
-    ]
+    source = file.open(data, preprocessing)
+    batching = choose_batching(batch_size, static_batch(input_specs(file.model)), source, samples, "evaluation")
     run = None
     if ann is not None:
-        original = load(ann)
-        if original.digest != plan.source_digest:
-            raise ModelError(
-                f"'{model}' was not made from '{ann}' (their digests differ): give the ANN that was converted"
-            )
-        options = ConvertConfig.from_options(json.loads(record["options"]))
-        scope = Scope(options.include, options.exclude, options.until)
-        network = find_network(normalise(original.model).model, scope, options.smooth)
-        run = run_ann(original.model, network, readouts[0].output, source, batching, device=where, samples=samples)
+        original, network = file.ann(ann)
+        output = file.readouts[0].output
+        run = run_ann(original.model, network, output, source, batching, device=where, samples=samples)
     result = evaluate(
-        snn,
-        readouts,
-        plan,
+        file.model,
+        file.readouts,
+        file.plan,
         source,
         batching,
         device=where,
@@ -288,18 +270,6 @@ def evaluate_file(
         progress=progress,
     )
     return result, where.name
-
-
-def _open_as_calibrated(data: Any, snn: Any, record: Mapping[str, str]) -> DataSource:
-    """Evaluation data, prepared as the calibration data were."""
-    remembered = json.loads(record.get("preprocessing", "{}"))
-    try:
-        return open_data(data, input_specs(snn), Preprocessing.from_dict(remembered), purpose="evaluation")
-    except ConfigError as error:
-        raise ConfigError(
-            f"{error} (this is how the network was calibrated, as its metadata say: {remembered}; to evaluate on data "
-            "of another kind, state how they are to be prepared, --scale 1 for data that are ready)"
-        ) from error
 
 
 def check_early_exit(output: np.ndarray, name: str) -> None:

@@ -36,6 +36,7 @@ ROOMS = {
         "counting",
         "early_exit",
         "evaluate",
+        "spiking_file",
         "verify",
         "selection",
         "step_runner",
