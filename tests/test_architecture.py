@@ -48,6 +48,7 @@ ROOMS = {
         "planning",
         "record",
         "pipeline",
+        "nir",
         "cli",
         "__init__",
         "__main__",
@@ -63,7 +64,10 @@ DOORS = {
     "click": ("cli",),
     "rich": ("cli", "report"),
     "PIL": ("images",),
-    "torch": (),
+    "nir": ("nir.translate", "nir.export", "nir.consumer"),
+    "nirtorch": ("nir.consumer",),
+    "spikingjelly": ("nir.consumer",),
+    "torch": ("nir.consumer",),  # decision 28: NIR runtimes need it; nothing is imported before a file is run
     "torchvision": (),
     "sklearn": (),
     "onnxscript": (),
@@ -175,6 +179,7 @@ def test_public_names_are_what_can_be_imported() -> None:
 
 
 def test_importing_the_package_loads_no_torch() -> None:
-    code = "import sys, ftbc_onnx, ftbc_onnx.cli; print(sorted({'torch', 'sklearn', 'scipy'} & set(sys.modules)))"
+    heavy = "{'torch', 'sklearn', 'scipy', 'nir', 'nirtorch', 'h5py'}"
+    code = f"import sys, ftbc_onnx, ftbc_onnx.cli; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "[]"

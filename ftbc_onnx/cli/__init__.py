@@ -12,6 +12,7 @@ import click
 
 from ftbc_onnx.cli.convert import convert
 from ftbc_onnx.cli.evaluate import evaluate
+from ftbc_onnx.cli.export_nir import export_nir
 from ftbc_onnx.cli.inspect import inspect
 from ftbc_onnx.errors import ConfigError, FtbcError
 
@@ -53,5 +54,5 @@ def cli() -> None:
     """
 
 
-for command in (convert, inspect, evaluate):
+for command in (convert, inspect, evaluate, export_nir):
     cli.add_command(command)
