@@ -2,11 +2,19 @@
 
 | Layer | Nodes |
 | --- | --- |
-| `Weighted` | Conv (2-D), Gemm, MatMul with constant weights |
+| `Weighted` | Conv (2-D), Gemm, MatMul with constant weights; Slice and Pad, whose weights are 0 and 1 |
 | `Pool` | AveragePool, GlobalAveragePool, ReduceMean over the image |
 | `Flat` | Flatten, Reshape or Squeeze of [N, C, H, W] to [N, C*H*W] |
 | `Sum` | Add or Sum of tensors |
+| `Joined` | Concat of channels, as a sum of layers with weights 0 and 1 |
 | `Shifted` | Add of a tensor and a constant per channel; Identity and its like (shift 0) |
+
+Padding that is not symmetric is made so, with zeros in the kernel. Before a, behind b, a < b:
+
+    pad (a, b), kernel w      becomes      pad (b, b), kernel (0 b-a times, w)
+
+and kernels are made square, by as many zeros on both sides as the padding grows by (nir 1.0.8 takes every kernel for a
+square one when it looks at shapes).
 
 Tensors are [N, C] or [N, C, H, W] of known sizes. Everything else is refused, with the reason.
 """
@@ -67,6 +75,13 @@ class Sum:
     sources: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Joined:
+    """The sum of several layers, each of which makes some of the channels."""
+
+    parts: tuple[Weighted, ...]
+
+
 @dataclass(frozen=True, eq=False)
 class Shifted:
     """y = x + shift; shift is [C]."""
@@ -75,11 +90,13 @@ class Shifted:
     shift: np.ndarray
 
 
-Layer = Weighted | Pool | Flat | Sum | Shifted
+Layer = Weighted | Pool | Flat | Sum | Joined | Shifted
 
 
 def sources_of(layer: Layer) -> tuple[str, ...]:
     """The tensors that a layer reads."""
+    if isinstance(layer, Joined):
+        return tuple(part.source for part in layer.parts)
     return layer.sources if isinstance(layer, Sum) else (layer.source,)
 
 
@@ -122,24 +139,47 @@ def _constant(view: GraphView, node: onnx.NodeProto, position: int, what: str) -
     return value
 
 
-def _pads(values: dict[str, object], spatial: tuple[int, ...], kernel: Pair, stride: Pair, dilation: Pair) -> Pair:
-    """Zeros on each side of H and W, which must be as many before as behind."""
+def _pads(
+    values: dict[str, object], spatial: tuple[int, ...], kernel: Pair, stride: Pair, dilation: Pair
+) -> tuple[list[int], list[int]]:
+    """Zeros before and behind, for H and W."""
     mode = values.get("auto_pad", b"NOTSET")
     if mode in (b"SAME_UPPER", b"SAME_LOWER"):
         totals = [
             max((-(-n // s) - 1) * s + (k - 1) * d + 1 - n, 0)
             for n, k, s, d in zip(spatial, kernel, stride, dilation, strict=True)
         ]
-        before = [total // 2 for total in totals]
+        before = [(total + (mode == b"SAME_LOWER")) // 2 for total in totals]
         behind = [total - half for total, half in zip(totals, before, strict=True)]
     elif mode == b"VALID":
         before = behind = [0, 0]
     else:
         pads = [int(p) for p in values.get("pads", (0, 0, 0, 0))]  # type: ignore[attr-defined]
         before, behind = pads[:2], pads[2:]
-    if before != behind:
-        raise Unsayable(f"its padding is not symmetric ({before} before, {behind} behind)")
-    return before[0], before[1]
+    return before, behind
+
+
+def _regular(weight: np.ndarray, before: list[int], behind: list[int], dilation: Pair) -> tuple[np.ndarray, Pair]:
+    """The same convolution with as much padding before as behind and a square kernel: kernel and padding.
+
+    Both by zeros in the kernel, as in the module's docstring.
+    """
+    said = f"its padding ({before} before, {behind} behind)"
+    if min(*before, *behind) < 0:
+        raise Unsayable(f"{said} is negative")
+    if any((b - a) % step for a, b, step in zip(before, behind, dilation, strict=True)):
+        raise Unsayable(f"{said} is not symmetric, and its kernel dilated")
+    front = [max(b - a, 0) // step for a, b, step in zip(before, behind, dilation, strict=True)]
+    back = [max(a - b, 0) // step for a, b, step in zip(before, behind, dilation, strict=True)]
+    padding = [max(a, b) for a, b in zip(before, behind, strict=True)]
+    size = [weight.shape[2 + i] + front[i] + back[i] for i in range(2)]
+    for i in range(2):
+        missing = max(size) - size[i]
+        if missing % 2:
+            raise Unsayable(f"its kernel, {size[0]} x {size[1]} with {said}, cannot be made square")
+        front[i], back[i] = front[i] + missing // 2, back[i] + missing // 2
+        padding[i] += missing // 2 * dilation[i]
+    return np.pad(weight, [(0, 0), (0, 0), *zip(front, back, strict=True)]), (padding[0], padding[1])
 
 
 def _pair(values: dict[str, object], name: str) -> Pair:
@@ -155,7 +195,8 @@ def _conv(view: GraphView, node: onnx.NodeProto) -> Layer:
     values = attributes(node)
     stride, dilation = _pair(values, "strides"), _pair(values, "dilations")
     kernel = (weight.shape[2], weight.shape[3])
-    padding = _pads(values, sizes(view, node.input[0])[1:], kernel, stride, dilation)
+    before, behind = _pads(values, sizes(view, node.input[0])[1:], kernel, stride, dilation)
+    weight, padding = _regular(weight, before, behind, dilation)
     return Weighted(node.input[0], weight, bias, stride, padding, dilation, int(values.get("group", 1)))  # type: ignore[call-overload]
 
 
@@ -187,7 +228,10 @@ def _average_pool(view: GraphView, node: onnx.NodeProto) -> Layer:
     kernel, stride = _pair(values, "kernel_shape"), _pair(values, "strides")
     if _pair(values, "dilations") != (1, 1):
         raise Unsayable("a pool with dilations")
-    padding = _pads(values, spatial, kernel, stride, (1, 1))
+    before, behind = _pads(values, spatial, kernel, stride, (1, 1))
+    if before != behind:
+        raise Unsayable(f"its padding is not symmetric ({before} before, {behind} behind)")
+    padding = (before[0], before[1])
     if any(padding) and not values.get("count_include_pad", 0):
         raise Unsayable("its mean leaves out the padding (count_include_pad = 0)")
     size = tuple((n + 2 * p - k) // s + 1 for n, p, k, s in zip(spatial, padding, kernel, stride, strict=True))
@@ -237,6 +281,64 @@ def _sum(view: GraphView, node: onnx.NodeProto) -> Layer:
     return Shifted(tensors[0], shift)
 
 
+def _slice(view: GraphView, node: onnx.NodeProto) -> Layer:
+    """Channels are picked by weights of 1; of the image, every so many pixels from the first one on, by stride."""
+    before, after = sizes(view, node.input[0]), sizes(view, node.output[0])
+    starts, ends = (_constant(view, node, i, "bounds").tolist() for i in (1, 2))
+    axes = _constant(view, node, 3, "axes").tolist() if len(node.input) > 3 and node.input[3] else range(len(starts))
+    steps = _constant(view, node, 4, "steps").tolist() if len(node.input) > 4 and node.input[4] else [1] * len(starts)
+    picked = [range(size) for size in before]
+    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
+        if axis % (len(before) + 1) == 0:
+            raise Unsayable("it takes some of the samples of a batch")
+        position = axis % (len(before) + 1) - 1
+        picked[position] = picked[position][slice(start, end, step)]
+    weight = np.zeros((after[0], before[0], *(rows.start + 1 for rows in picked[1:])))
+    for made, channel in enumerate(picked[0]):
+        weight[(made, channel, *(-1 for _ in picked[1:]))] = 1
+    if len(before) == 1:
+        return Weighted(node.input[0], weight, np.zeros(after[0]))
+    down, across = picked[1], picked[2]
+    whole = tuple(range(rows.start, size, max(rows.step, 1)) for rows, size in zip(picked[1:], before[1:], strict=True))
+    if (down, across) != whole:
+        raise Unsayable("it cuts the image behind, or turns it around")
+    weight, padding = _regular(weight, [0, 0], [0, 0], (1, 1))
+    return Weighted(node.input[0], weight, np.zeros(after[0]), (down.step, across.step), padding)
+
+
+def _pad(view: GraphView, node: onnx.NodeProto) -> Layer:
+    """Channels of zeros by weights of 0, pixels by padding."""
+    before, after = sizes(view, node.input[0]), sizes(view, node.output[0])
+    value = view.constant(node.input[2]) if len(node.input) > 2 and node.input[2] else None
+    zero = len(node.input) < 3 or not node.input[2] or (value is not None and not value.any())
+    if attributes(node).get("mode", b"constant") != b"constant" or not zero or any(node.input[3:]):
+        raise Unsayable("it pads with other than zeros, or some axes only")
+    pads = _constant(view, node, 1, "pads").tolist()
+    low, high = pads[: len(before) + 1], pads[len(before) + 1 :]
+    if low[0] or high[0] or low[1] < 0 or high[1] < 0:
+        raise Unsayable("it pads the batch, or takes channels away")
+    weight = np.eye(after[0], before[0], -low[1]).reshape(after[0], before[0], *(1 for _ in before[1:]))
+    if len(before) == 1:
+        return Weighted(node.input[0], weight, np.zeros(after[0]))
+    weight, padding = _regular(weight, low[2:], high[2:], (1, 1))
+    return Weighted(node.input[0], weight, np.zeros(after[0]), (1, 1), padding)
+
+
+def _concat(view: GraphView, node: onnx.NodeProto) -> Layer:
+    made = sizes(view, node.output[0])
+    if attributes(node)["axis"] not in (1, -len(made)):
+        raise Unsayable("it joins along another axis than the channels'")
+    parts, first = [], 0
+    for name in node.input:
+        if view.constant(name) is not None:
+            raise Unsayable("it joins a constant")
+        channels = sizes(view, name)[0]
+        weight = np.eye(made[0], channels, -first).reshape(made[0], channels, *(1 for _ in made[1:]))
+        parts.append(Weighted(name, weight, np.zeros(made[0])))
+        first += channels
+    return Joined(tuple(parts))
+
+
 def _same(view: GraphView, node: onnx.NodeProto) -> Layer:
     return Shifted(node.input[0], np.zeros(sizes(view, node.input[0])[0]))
 
@@ -262,6 +364,9 @@ _LAYERS = {
     "Squeeze": _reshape,
     "Add": _sum,
     "Sum": _sum,
+    "Slice": _slice,
+    "Pad": _pad,
+    "Concat": _concat,
     "Identity": _same,
     "Dropout": _same,
 }

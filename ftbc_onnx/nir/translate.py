@@ -30,7 +30,7 @@ from typing import Any
 import nir
 import numpy as np
 
-from ftbc_onnx.graph.layers import Flat, Layer, Pool, Shifted, Sum, Weighted, sizes
+from ftbc_onnx.graph.layers import Flat, Joined, Layer, Pool, Shifted, Sum, Weighted, sizes
 from ftbc_onnx.graph.sites import Network
 from ftbc_onnx.plan import SpikingPlan, SpikingSite
 
@@ -124,7 +124,7 @@ class _Translator:
         if site is not None:
             return self._theta(site) * self._plan.gains.get(site.name, np.ones(1)).astype(np.float64)
         layer = self._layers.get(tensor)
-        if layer is None or isinstance(layer, Weighted):
+        if layer is None or isinstance(layer, Weighted | Joined):
             return self._ones(tensor)
         unit = self._unit(layer.sources[0] if isinstance(layer, Sum) else layer.source)
         return np.repeat(unit, len(self._ones(tensor)) // len(unit))
@@ -140,6 +140,9 @@ class _Translator:
         layer = self._layers.get(tensor)
         if isinstance(layer, Weighted):
             return (self._weighted(tensor, layer, unit, shift),)
+        if isinstance(layer, Joined):
+            shifts = (shift, *(0 * shift for _ in layer.parts[1:]))
+            return tuple(self._weighted(tensor, part, unit, by) for part, by in zip(layer.parts, shifts, strict=True))
         if isinstance(layer, Shifted):
             return self._write(layer.source, unit, shift + layer.shift)
         if isinstance(layer, Sum):
@@ -175,7 +178,7 @@ class _Translator:
 
     def _sum(self, tensor: str, layer: Sum, unit: np.ndarray, shift: np.ndarray) -> Names:
         """Every branch in the same unit; the shift goes where there is a bias to take it."""
-        free = [isinstance(self._layers.get(name), Weighted | Shifted | Sum) for name in layer.sources]
+        free = [isinstance(self._layers.get(name), Weighted | Joined | Shifted | Sum) for name in layer.sources]
         taker = free.index(True) if any(free) else 0
         made: list[str] = []
         for i, name in enumerate(layer.sources):
