@@ -265,7 +265,7 @@ def evaluate_file(
         ann=run,
         samples=samples,
         label_offset=label_offset,
-        counting=record.get("form") != "folded",  # a layer reads all steps at once
+        counting=file.form != "folded",  # a layer reads all steps at once
         early_exit=early_exit,
         progress=progress,
     )
