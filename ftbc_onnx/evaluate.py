@@ -47,7 +47,7 @@ class AnnRun:
 
     def accuracy(self, offset: int = 0) -> float | None:
         """Share of right decisions in percent; None without labels or if the output is no row of scores."""
-        if self.labels is None or not _are_scores(self.outputs):
+        if self.labels is None or not are_scores(self.outputs):
             return None
         return float((self.outputs.argmax(1) == self.labels + offset).mean() * 100)
 
@@ -91,8 +91,8 @@ def run_ann(
         outputs.append(_per_sample(found, rows))
         if batch.labels is not None and label_offset is not None:
             labels.append(batch.labels[:rows])
-            if _are_scores(outputs[-1]):
-                _check_labels(labels[-1] + label_offset, outputs[-1].shape[1], output)
+            if are_scores(outputs[-1]):
+                check_labels(labels[-1] + label_offset, outputs[-1].shape[1], output)
         values = observed.run(batch.feeds, names)
         for site in sites:
             means.add(
@@ -157,9 +157,9 @@ def evaluate(
             check_early_exit(curve[0], output)
             used = steps_used(curve, early_exit, plan.readout)
             early.add("steps", used.mean(), rows)
-        if _are_scores(curve[0]) and batch.labels is not None and label_offset is not None:
+        if are_scores(curve[0]) and batch.labels is not None and label_offset is not None:
             labels = batch.labels[:rows] + label_offset
-            _check_labels(labels, curve.shape[2], output)
+            check_labels(labels, curve.shape[2], output)
             right.add("all", (curve.argmax(2) == labels).mean(1), rows)
             if early_exit is not None:
                 early.add("right", (decisions(curve, used) == labels).mean(), rows)
@@ -168,7 +168,7 @@ def evaluate(
             with np.errstate(invalid="ignore"):  # of infinite outputs
                 gap += np.abs(curve.astype(np.float64) - expected).reshape(plan.steps, -1).sum(1)
             scale += float(np.abs(expected.astype(np.float64)).sum())
-            if _are_scores(expected):
+            if are_scores(expected):
                 agree.add("all", (curve.argmax(2) == expected.argmax(1)).mean(1), rows)
         for site in plan.sites:
             means.add(
@@ -248,7 +248,7 @@ def evaluate_file(
     file = read_spiking(model)
     if file.form == "step":
         raise ModelError(
-            f"{file.name} is in the step form, whose state the caller keeps: evaluate one in another form "
+            f"{file.called} is in the step form, whose state the caller keeps: evaluate one in another form "
             "(it gives the same outputs), or run it with ftbc_onnx.StepRunner"
         )
     where = choose_device(device, threads)
@@ -291,7 +291,7 @@ def check_early_exit(output: np.ndarray, name: str) -> None:
     Raises:
         ConfigError: the output is something else.
     """
-    if not _are_scores(output):
+    if not are_scores(output):
         raise ConfigError(
             f"an early exit compares the scores of classes: output '{name}' of shape {output.shape} has none, "
             "leave out --early-exit"
@@ -303,7 +303,12 @@ def _early_exit(margin: float, means: _Means) -> EarlyExit:
     return EarlyExit(margin, found["right"] * 100 if "right" in found else None, found["steps"])
 
 
-def _check_labels(labels: np.ndarray, classes: int, output: str) -> None:
+def check_labels(labels: np.ndarray, classes: int, output: str) -> None:
+    """Refuse labels that are no classes of an output.
+
+    Raises:
+        DataError: which label.
+    """
     wrong = labels[(labels < 0) | (labels >= classes)]
     if wrong.size:
         raise DataError(
@@ -335,7 +340,7 @@ def _per_sample(output: np.ndarray, rows: int) -> np.ndarray:
     return output[:rows] if output.ndim else np.repeat(output, rows)
 
 
-def _are_scores(output: np.ndarray) -> bool:
+def are_scores(output: np.ndarray) -> bool:
     """Whether an output is a row of scores per sample, of which the largest is the decision: [n, classes] floats."""
     return output.ndim == 2 and output.shape[1] > 1 and output.dtype.kind == "f"
 

@@ -286,3 +286,39 @@ def print_inspection(console: Console, report: Mapping[str, Any], verbose: bool 
     for form, count in report["emitted_nodes"].items():
         if count is not None:
             _say(console, f"{form} form at T = {report['steps']}: {count} nodes")
+
+
+_SHOWN = 4  # names of nodes in a line
+
+
+def print_nir(console: Console, report: Mapping[str, Any]) -> None:
+    """What NIR cannot say of a network, what was written, and what it is worth."""
+    _say(
+        console,
+        f"[bold]{escape(report['source'])}[/]: T = {report['steps']}, readout {report['readout']}, "
+        f"neurons as {report['neuron']}",
+    )
+    places: dict[tuple[str, str, str | None], list[str]] = {}
+    for loss in report["losses"]:
+        places.setdefault((loss["what"], loss["why"], loss["nearest"]), []).append(loss["node"])
+    for (what, why, nearest), nodes in places.items():
+        shown = ", ".join(nodes[:_SHOWN]) + (f" and {len(nodes) - _SHOWN} more" if len(nodes) > _SHOWN else "")
+        instead = "[bold red]refused[/]" if nearest is None else f"nearest: {escape(nearest)}"
+        _say(console, f"NIR cannot say {escape(what)} ({escape(why)}); {instead}; at {escape(shown)}")
+    if report["output"] is None:
+        return
+    if not report["losses"]:
+        _say(console, "NIR says all of it")
+    found = report["fidelity"]
+    if found is not None:
+        accuracy = "" if found["accuracy"] is None else f"accuracy {found['accuracy']:.2f} %"
+        snn = "" if found["accuracy"] is None else f" (spiking network {found['snn_accuracy']:.2f} %), "
+        agreement = "" if found["agreement"] is None else f"{found['agreement']:.2f} % of decisions equal, "
+        _say(
+            console,
+            f"{found['samples']} samples of {escape(found['data'])} in {found['runtime']}: {accuracy}{snn}{agreement}"
+            f"output error {found['output_gap']:.3g}",
+        )
+    if report["not_measured"] is not None:
+        _say(console, f"[bold]not measured[/]: {escape(report['not_measured'])}")
+    _say(console, f"wrote {escape(report['output'])}")

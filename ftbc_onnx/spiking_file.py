@@ -25,7 +25,7 @@ class SpikingFile:
     """An emitted model and what its metadata say.
 
     Attributes:
-        name: of the file.
+        name: path of the file; empty for bytes.
         model: the spiking network, an ``onnx.ModelProto``.
         plan: its plan.
         record: its metadata, as they are written.
@@ -35,6 +35,11 @@ class SpikingFile:
     model: Any
     plan: SpikingPlan
     record: Mapping[str, str]
+
+    @property
+    def called(self) -> str:
+        """What it is called in messages."""
+        return _called(self.name)
 
     @property
     def form(self) -> str:
@@ -91,7 +96,8 @@ class SpikingFile:
         original = load(model)
         if original.digest != self.plan.source_digest:
             raise ModelError(
-                f"{self.name} was not made from {_called(model)} (their digests differ): give the ANN that was converted"
+                f"{self.called} was not made from {_called(model)} (their digests differ): "
+                "give the ANN that was converted"
             )
         return original, prepare(original.model, self.options)[1]
 
@@ -103,8 +109,8 @@ def read_spiking(what: str | os.PathLike[str] | bytes) -> SpikingFile:
         ModelError: it cannot be read, or it is no such file.
     """
     model = load_snn(what)
-    return SpikingFile(_called(what), model, read_plan(model), read_record(model))
+    return SpikingFile("" if isinstance(what, bytes) else os.fspath(what), model, read_plan(model), read_record(model))
 
 
 def _called(model: str | os.PathLike[str] | bytes) -> str:
-    return "the bytes given" if isinstance(model, bytes) else f"'{os.fspath(model)}'"
+    return "the bytes given" if isinstance(model, bytes) or not model else f"'{os.fspath(model)}'"

@@ -13,6 +13,7 @@ import click
 from ftbc_onnx.cli.convert import convert
 from ftbc_onnx.cli.diagnose import diagnose
 from ftbc_onnx.cli.evaluate import evaluate
+from ftbc_onnx.cli.export_nir import export_nir
 from ftbc_onnx.cli.inspect import inspect
 from ftbc_onnx.cli.report import report
 from ftbc_onnx.cli.sweep import sweep
@@ -57,5 +58,5 @@ def cli() -> None:
     """
 
 
-for command in (convert, inspect, evaluate, diagnose, report, sweep):
+for command in (convert, inspect, evaluate, diagnose, report, sweep, export_nir):
     cli.add_command(command)

@@ -180,7 +180,7 @@ class _Diagnosis:
     def _beside(self, step: CarriedStep, site: SpikingSite, name: str, current: str, bias: str) -> tuple[str, str]:
         """More neurons of a site, which send nothing on: what is carried of their spikes, and their rate so far."""
         start = self.turn.populations[site.name]
-        state = step.carry_state(name, start.state, site.rank)
+        state = step.carry_state(name, start.state)
         with self.builder.scope(f"{name}/step"):
             neuron = self.plan.neuron_of(site)
             spikes, after = neuron.emit_step(self.builder, current, state, start.unit, bias)

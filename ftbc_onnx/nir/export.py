@@ -1,0 +1,152 @@
+"""From a spiking network in ONNX to a NIR file: read, survey, refuse or write, measure."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ftbc_onnx.batching import choose_batching, static_batch
+from ftbc_onnx.config import check_positive
+from ftbc_onnx.errors import ConfigError, ModelError
+from ftbc_onnx.graph.files import input_specs
+from ftbc_onnx.graph.plain_layers import Layer
+from ftbc_onnx.graph.sites import Network
+from ftbc_onnx.images import Preprocessing
+from ftbc_onnx.job import Progress
+from ftbc_onnx.nir.consumer import NoRuntime, open_file
+from ftbc_onnx.nir.losses import survey
+from ftbc_onnx.nir.measure import measure
+from ftbc_onnx.plan import SpikingPlan
+from ftbc_onnx.runtime import choose_device
+from ftbc_onnx.spiking_file import SpikingFile, read_spiking
+
+
+def export_nir(
+    model: str | os.PathLike[str],
+    target: str | os.PathLike[str] | None = None,
+    *,
+    ann: str | os.PathLike[str] | None = None,
+    lossy: bool = False,
+    soft_reset: bool = False,
+    eval_data: Any = None,
+    preprocessing: Preprocessing | None = None,
+    samples: int | None = None,
+    batch_size: int | None = None,
+    device: str = "auto",
+    label_offset: int = 0,
+    progress: Progress = lambda *_: None,
+) -> dict[str, Any]:
+    """Write a spiking network as a NIR file, if NIR can say it.
+
+    Args:
+        model: path of a file that `convert` wrote.
+        target: where to write; None: beside it, with the suffix ``.nir``.
+        ann: path of the ANN it was made from; None: the file of its name beside it.
+        lossy: write what comes nearest where NIR cannot say something.
+        soft_reset: write neurons as loops of primitives, which say the soft reset (see `ftbc_onnx.nir.translate`).
+        eval_data: data to run both networks on, anything that `ftbc_onnx.data.open_data` takes.
+        preprocessing: None: what the network was calibrated with.
+        samples: samples used, at most.
+        batch_size: samples per run; None: 128 at most.
+        device: where the spiking network runs.
+        label_offset: added to every label.
+        progress: called as work goes on.
+
+    Returns:
+        The report, as plain JSON types: ``losses``, what NIR cannot say; ``output``, the file, None if it was refused;
+        ``fidelity``, what was measured (`ftbc_onnx.nir.measure.Fidelity`), or None and ``not_measured``, why.
+
+    Raises:
+        FtbcError: of the kind that fits.
+    """
+    for name, value in (("batch_size", batch_size), ("samples", samples)):
+        if value is not None:
+            check_positive(name, value)
+    file = read_spiking(model)
+    original, network = file.ann(_ann_of(file) if ann is None else ann)
+    path = _target(file, target)
+    found = survey(network, file.plan, soft_reset)
+    report: dict[str, Any] = {
+        "source": file.name,
+        "steps": file.plan.steps,
+        "readout": str(file.plan.readout),
+        "neuron": "loop of I, Threshold and Scale" if soft_reset else "IF",
+        "losses": [loss.as_dict() for loss in found.losses],
+        "output": None,
+        "fidelity": None,
+        "not_measured": None,
+    }
+    if any(loss.nearest is None for loss in found.losses) or (found.losses and not lossy):
+        return report
+    where, source = choose_device(device), None
+    if eval_data is not None:  # opened before anything is written, for the ANN: a file of one step has more inputs
+        source = replace(file, model=original.model).open(eval_data, preprocessing)
+        static = static_batch(input_specs(original.model))
+        batching = choose_batching(batch_size, static, source, samples, "evaluation")
+    _write(network, file.plan, found.layers, soft_reset, path)
+    report["output"] = str(path)
+    if source is None:
+        return report
+    count = min(len(source), samples or len(source))
+    try:
+        runtime = open_file(path)
+    except NoRuntime as error:
+        return {**report, "not_measured": str(error)}
+    fidelity = measure(
+        runtime,
+        network,
+        file.plan,
+        source,
+        batching,
+        device=where,
+        samples=samples,
+        label_offset=label_offset,
+        progress=lambda done: progress("evaluation", done, count),
+    )
+    return {**report, "fidelity": fidelity.as_dict()}
+
+
+def _ann_of(file: SpikingFile) -> Path:
+    """The ANN beside the file, by the name that the file remembers."""
+    name = Path(file.record.get("source", "")).name
+    beside = Path(file.name).parent / name
+    if not name or not beside.is_file():
+        raise ModelError(
+            f"'{file.name}' holds a copy of the network per step, and its ANN '{name}' is not beside it: "
+            "give the ANN that was converted (--ann MODEL)"
+        )
+    return beside
+
+
+def _target(file: SpikingFile, target: str | os.PathLike[str] | None) -> Path:
+    """Where to write; refused before long work if it cannot be written."""
+    path = Path(file.name).with_suffix(".nir") if target is None else Path(target)
+    if path.is_dir():
+        raise ConfigError(f"--output '{path}' is a folder: give the name of a file")
+    if path.exists() and path.suffix.lower() != ".nir":
+        raise ConfigError(f"--output '{path}' exists and is no .nir file: choose another name")
+    if not path.parent.is_dir():
+        raise ConfigError(f"the folder of --output '{path}' does not exist: create it first")
+    return path
+
+
+def _write(network: Network, plan: SpikingPlan, layers: Mapping[str, Layer], soft_reset: bool, path: Path) -> None:
+    """The graph into a file, whole or not at all."""
+    try:
+        import nir  # noqa: PLC0415 - an optional extra
+
+        from ftbc_onnx.nir.translate import translate  # noqa: PLC0415
+    except ImportError as error:
+        raise ConfigError(f"export to NIR takes the package nir ({error}): pip install 'ftbc-onnx[nir]'") from error
+    graph = translate(network, plan, layers, soft_reset)
+    try:
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+            partial = Path(folder) / path.name
+            nir.write(partial, graph)
+            os.replace(partial, path)
+    except OSError as error:
+        raise ModelError(f"'{path}' cannot be written: {error.strerror or error}") from error
