@@ -102,7 +102,9 @@ class Energy:
         """Plain JSON types; energies in pJ."""
         plain = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
         plain["constants"] = {"mac_pj": self.constants.mac, "ac_pj": self.constants.ac}
-        return {**plain, **self.ratios, "verdict": self.verdict()}
+        for name in ("snn", "binary", "ann", "quantised"):
+            plain[f"{name}_pj"] = plain.pop(name)
+        return {**plain, **self.ratios, "verdict": self.verdict() or None}
 
     def verdict(self) -> str:
         """A plain sentence if the spiking network costs more after the last step, in any comparison; else nothing."""

@@ -171,9 +171,9 @@ def print_energy(console: Console, energy: Mapping[str, Any] | None) -> None:
     macs, acs, added = (energy[name][-1] for name in ("macs", "acs", "neuron_additions"))
     _say(
         console,
-        f"energy per sample at {mac:g} pJ a MAC and {ac:g} pJ an AC: {_joules(energy['snn'][-1])} "
+        f"energy per sample at {mac:g} pJ a MAC and {ac:g} pJ an AC: {_joules(energy['snn_pj'][-1])} "
         f"({macs:.4g} MACs, {acs:.4g} ACs of spikes, {added:.4g} of neurons), "
-        f"ANN {_joules(energy['ann'])} ({energy['ann_macs']:.4g} MACs)",
+        f"ANN {_joules(energy['ann_pj'])} ({energy['ann_macs']:.4g} MACs)",
     )
     _say(
         console,

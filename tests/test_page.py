@@ -260,7 +260,7 @@ class TestTables:
         assert [row[0] for row in table.rows] == ["1", "2", "4", "8", "16", "32", "64", "100"]
 
     def test_energy_if_it_is_there(self, report: dict[str, Any]) -> None:
-        assert not any("energy" in row[0] for row in tables.cost(report).rows)
+        assert not any("energy" in row[0] for row in tables.cost({**report, "energy": None}).rows)
         rows = tables.cost({**report, "energy": {"snn": {"pj_per_image": [1.0, 2.5]}, "source": "45 nm"}}).rows
         assert rows[-2:] == [("energy: snn: pj per image", "2.5"), ("energy: source", "45 nm")]
 

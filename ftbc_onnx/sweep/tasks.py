@@ -127,9 +127,9 @@ def _judgement(result: ConversionResult) -> dict[str, Any]:
             "binary_spikes": counts.binary_spikes[-1],
             "synops": counts.synops[-1],
             "binary_synops": counts.binary_synops[-1],
-            "energy_pj": energy["snn"][-1],
-            "binary_energy_pj": energy["binary"][-1],
-            "ann_energy_pj": energy["ann"],
+            "energy_pj": energy["snn_pj"][-1],
+            "binary_energy_pj": energy["binary_pj"][-1],
+            "ann_energy_pj": energy["ann_pj"],
         },
         "seconds_per_sample": judged.seconds / judged.samples,
     }
