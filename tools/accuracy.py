@@ -112,6 +112,8 @@ def cases() -> Iterator[Case]:
         for label, steps in MAIN.items():
             most = 8 if NEURONS[label].get("levels", 1) == 1 else 4
             yield from (_neuron("neurons", label, t, seed) for t in steps if t <= most)
+    for t in (1, 2, 4, 8, 16):
+        yield _neuron("quantised", "if", t, schedule="synchronous")
     for label in ("if", "signed-group 4"):
         yield from _choices(label)
     yield from (_neuron("compressed", "signed-st", 8, compress_bias=on) for on in (False, True))

@@ -15,11 +15,18 @@ from real_data import markdown
 Result = dict[str, Any]
 STEPS = (1, 2, 4, 8, 16, 32)
 TRIALS = {
+    "quantised": "What quantisation alone costs",
     "rules": "Rules",
     "gains": "Gains",
     "compressed": "Compressed biases",
     "thresholds": "Thresholds",
     "samples": "Calibration samples",
+}
+
+NOTES = {
+    "quantised": "Integrate-and-fire with `--schedule synchronous`: a layer fires when all of its current has arrived, "
+    "so this is\nthe ANN quantised to T levels per activation. What `if` loses beyond it, it loses to spikes "
+    "that arrive unevenly.\n\n",
 }
 
 HEAD = """# Accuracy
@@ -53,7 +60,8 @@ def write_page(results: Sequence[Result], folder: Path) -> None:
         text += _defaults(parts["default"])
     for part, title in TRIALS.items():
         if parts[part]:
-            text += f"## {title}\n\nResNet-20.\n\n{markdown([_choice(part, r) for r in parts[part]])}\n\n"
+            rows = markdown([_choice(part, r) for r in parts[part]])
+            text += f"## {title}\n\nResNet-20.\n\n{NOTES.get(part, '')}{rows}\n\n"
     (folder / "accuracy.md").write_text(text.rstrip() + "\n", encoding="utf-8")
 
 
