@@ -179,6 +179,7 @@ def _peak() -> float:
 @click.option("--json", "target", type=click.Path(path_type=Path), help="Write the rows here.")
 @click.option("--quick", is_flag=True, help="T = 8 only, and fewer runs.")
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
+@click.option("--seconds", type=float, help="Of a case, about [default: 15; 5 with --quick; 1 on a GPU].")
 @click.option("--only", multiple=True, help="Forms to time [default: all].")
 @click.option("--case", help="One case, as JSON: what the others are run with.")
 def main(*, data: Path, target: Path | None, quick: bool, device: str, only: tuple[str, ...], case: str | None) -> None:
@@ -196,7 +197,7 @@ def main(*, data: Path, target: Path | None, quick: bool, device: str, only: tup
                     if only and form not in only:
                         continue
                     asked = {"network": network, "batch": batch, "steps": steps, "form": form, "device": device}
-                    asked["seconds"] = (5 if quick else 15) if device == "cpu" else 1
+                    asked["seconds"] = seconds or (1 if device != "cpu" else 5 if quick else 15)
                     try:
                         rows.append(_apart(asked, data) if device == "cpu" else measure(asked, data))
                         console.print(rows[-1])
