@@ -14,6 +14,7 @@ cases then run in one process: starting CUDA takes longer than most of them.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import resource
@@ -182,7 +183,16 @@ def _peak() -> float:
 @click.option("--seconds", type=float, help="Of a case, about [default: 15; 5 with --quick; 1 on a GPU].")
 @click.option("--only", multiple=True, help="Forms to time [default: all].")
 @click.option("--case", help="One case, as JSON: what the others are run with.")
-def main(*, data: Path, target: Path | None, quick: bool, device: str, only: tuple[str, ...], case: str | None) -> None:
+def main(
+    *,
+    data: Path,
+    target: Path | None,
+    quick: bool,
+    device: str,
+    seconds: float | None,
+    only: tuple[str, ...],
+    case: str | None,
+) -> None:
     """Time every form; print a table."""
     if case is not None:
         click.echo(json.dumps(measure(json.loads(case), data)))
@@ -190,21 +200,21 @@ def main(*, data: Path, target: Path | None, quick: bool, device: str, only: tup
     console = Console(stderr=True)
     load_before = os.getloadavg()[0]
     rows = []
-    for network in NETWORKS:
-        for batch in (32,) if quick else (1, 32):
-            for steps in (8,) if quick else (4, 8, 32):
-                for form in FORMS if device == "cpu" else CUDA_FORMS:
-                    if only and form not in only:
-                        continue
-                    asked = {"network": network, "batch": batch, "steps": steps, "form": form, "device": device}
-                    asked["seconds"] = seconds or (1 if device != "cpu" else 5 if quick else 15)
-                    try:
-                        rows.append(_apart(asked, data) if device == "cpu" else measure(asked, data))
-                        console.print(rows[-1])
-                    except Exception as error:  # one case that fails leaves the others
-                        console.print(f"{asked}: {str(error).splitlines()[-1]}", style="red")
-                    if target is not None:
-                        target.write_text(json.dumps(rows, indent=1) + "\n")
+    on_cpu = device == "cpu"
+    for network, batch, steps, form in itertools.product(
+        NETWORKS, (32,) if quick else (1, 32), (8,) if quick else (4, 8, 32), FORMS if on_cpu else CUDA_FORMS
+    ):
+        if only and form not in only:
+            continue
+        asked = {"network": network, "batch": batch, "steps": steps, "form": form, "device": device}
+        asked["seconds"] = seconds or (1 if not on_cpu else 5 if quick else 15)
+        try:
+            rows.append(_apart(asked, data) if on_cpu else measure(asked, data))
+            console.print(rows[-1])
+        except Exception as error:  # one case that fails leaves the others
+            console.print(f"{asked}: {str(error).splitlines()[-1]}", style="red")
+        if target is not None:
+            target.write_text(json.dumps(rows, indent=1) + "\n")
     click.echo(markdown(rows))
     click.echo(f"\nload before: {load_before:.1f}")
 
