@@ -93,7 +93,7 @@ def _transformers(config: Mapping[str, Any], where: str) -> dict[str, Any]:
     values["scale"] = 1.0
     if config.get("do_rescale", True):
         values["scale"] = _number(config.get("rescale_factor", 1 / 255), where, "rescale_factor")
-    if config.get("do_normalize", "image_mean" in config):
+    if config.get("do_normalize", "image_mean" in config and kind != "MobileViT"):
         values["mean"], values["std"] = (_channels(config.get(n), where, n) for n in ("image_mean", "image_std"))
         if kind == "EfficientNet" and config.get("include_top", True):  # divides once more
             values["std"] = tuple(s * s for s in values["std"])

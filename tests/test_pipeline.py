@@ -79,7 +79,6 @@ class TestInputs:
         all_of_them = convert(RELU, images, **QUICK)
         some = convert(RELU, images[:: len(images) // 16], **QUICK)
         assert all_of_them.plan == some.plan
-        assert all_of_them.report["data_digest"] == some.report["data_digest"]
         assert all_of_them.report["samples"] == 16
 
 
