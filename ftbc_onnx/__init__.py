@@ -10,9 +10,9 @@ from ftbc_onnx.errors import (
     ModelError,
     VerificationError,
 )
-from ftbc_onnx.images import Preprocessing
 from ftbc_onnx.pipeline import ConversionResult, convert
 from ftbc_onnx.plan import Refusal, SpikingPlan, SpikingSite
+from ftbc_onnx.preprocessing import Preprocessing
 from ftbc_onnx.step_runner import StepRunner
 
 __all__ = [

@@ -12,24 +12,22 @@ import os
 import runpy
 import sys
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from ftbc_onnx import images
+from ftbc_onnx import image_list, images
 from ftbc_onnx.errors import ConfigError, DataError, FtbcError
-from ftbc_onnx.images import Array, Preprocessing
+from ftbc_onnx.preprocessing import Array, Layout, Preprocessing
+from ftbc_onnx.shards import Arrays, Load, Shard, Shards, Spool
 
 UNNAMED = "(array)"  # stands for the key of an array that comes without one
 SUFFIXES = (".npz", ".npy")
-Arrays: TypeAlias = Mapping[str, Array]  # by key, or by input name
-Load: TypeAlias = Callable[[], Arrays]
-HASH_SAMPLES = 64  # read at a time by a digest
 
 
 @dataclass(frozen=True)
@@ -76,67 +74,11 @@ class DataSource(Protocol):
         """Only the samples `indices`, in that order; sorted ones load each file of a folder once."""
 
 
-@dataclass(frozen=True)
-class _Shard:
-    """A piece of the data: per input the key of its array and (shape, dtype) of a sample; `load` gets the arrays."""
-
-    where: str
-    count: int
-    keys: Mapping[str, str]
-    forms: Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]
-    labels: Array | None
-    load: Load
-
-
-class _Shards:
-    """Shards end to end; only the one that was read last is kept in memory."""
-
-    def __init__(self, shards: Sequence[_Shard]) -> None:
-        self._shards = tuple(shards)
-        self._forms = shards[0].forms
-        self._starts = np.cumsum([0, *(shard.count for shard in shards)])
-        self._last: tuple[int, Arrays] | None = None
-
-    def __len__(self) -> int:
-        return int(self._starts[-1])
-
-    def where(self, index: int) -> str:
-        number = int(np.searchsorted(self._starts, index, side="right")) - 1
-        return f"{self._shards[number].where}, sample {index - self._starts[number]}"
-
-    def _arrays(self, number: int) -> Arrays:
-        last = self._last
-        if last is None or last[0] != number:
-            self._last = last = None  # lets go of one shard before the next is loaded
-            shard = self._shards[number]
-            found = shard.load()
-            self._last = last = (number, {name: found[key] for name, key in shard.keys.items()})
-        return last[1]
-
-    def read(self, indices: Array) -> dict[str, Array]:
-        """The samples `indices`, [n, ...] per input, copied."""
-        out = {name: np.empty((len(indices), *shape), dtype) for name, (shape, dtype) in self._forms.items()}
-        numbers = np.searchsorted(self._starts, indices, side="right") - 1
-        for number in np.unique(numbers):
-            rows = np.flatnonzero(numbers == number)
-            for name, target in out.items():  # no local name for the arrays: it would keep them alive
-                target[rows] = self._arrays(int(number))[name][indices[rows] - self._starts[number]]
-        return out
-
-    def fingerprint(self, indices: Array) -> str:
-        """sha256 over names, dtypes, shapes and the bytes of the samples `indices`, a piece at a time."""
-        total = hashlib.sha256(repr(sorted(self._forms.items())).encode())
-        for start in range(0, len(indices), HASH_SAMPLES):
-            for _, array in sorted(self.read(indices[start : start + HASH_SAMPLES]).items()):
-                total.update(array.tobytes())
-        return total.hexdigest()
-
-
 @dataclass(frozen=True, eq=False)
 class _Source:
     """The samples `selection` of a store, as a model takes them."""
 
-    store: _Shards | images.ImageFolder
+    store: Shards | images.ImageFolder
     inputs: tuple[InputSpec, ...]
     preprocessing: Preprocessing
     labels: Array | None  # one per selected sample
@@ -201,14 +143,18 @@ def open_data(
     purpose: str = "calibration",
     limit: int | None = None,
 ) -> DataSource:
-    """Opens data for a model with `inputs`; `purpose` begins the messages, `limit` keeps the first samples.
+    """Opens data for a model with `inputs`; `purpose` begins the messages, `limit` keeps that many samples.
 
     `what` is a path to .npz, .npy, a folder of images or of .npz/.npy; an array; a mapping from input
-    names to arrays; (array or mapping, labels); an iterable of these; an object with `get_next()`; or
-    "script.py[:function]", where the function (`data`) returns one of these. Iterables and readers are
-    copied into memory, up to `limit`. `labels`, one per sample (an array, or a .npy or .npz file),
-    replaces labels in the data. A source is taken as it is. Raises DataError and ConfigError.
+    names to arrays; (array, mapping or path, labels); an iterable of these; an object with `get_next()`;
+    or "script.py[:function]", where the function (`data`) returns one of these. Of the samples `limit`
+    takes every so many-th, evenly over the whole; of an iterable or reader, whose length nobody knows, the
+    first. Those are copied, what is over 256 MB to a temporary file. `labels`, one per sample (an array, or
+    a .npy or .npz file; for images also a .csv, whose files alone are used), replaces labels in the data.
+    A source is taken as it is. Raises DataError and ConfigError.
     """
+    if isinstance(what, tuple) and len(what) == 2 and isinstance(what[0], (str, os.PathLike)):
+        what, labels = what
     if limit is not None and limit < 1:
         raise ConfigError(f"limit {limit} cannot be used: give a positive number of samples")
     opening = partial(_open, inputs=tuple(inputs), options=preprocessing or Preprocessing(), limit=limit)
@@ -224,16 +170,30 @@ def open_data(
             raise
         except Exception as error:
             raise DataError(f"{where}: the script failed with {type(error).__name__}: {error}") from error
-    if isinstance(labels, (str, os.PathLike)):
-        where = f"{where}: labels {os.fspath(labels)}"
-        arrays = _load(Path(labels), where)
-        keys = [key for key in arrays if key in images.LABEL_KEYS] or list(arrays)
-        if len(keys) != 1:
-            raise DataError(f"{where}: found the keys {', '.join(arrays)}: expected one array of labels")
-        labels = arrays[keys[0]]
     if labels is not None:
-        source = replace(source, labels=images.as_labels(labels, len(source), where))
-    return source if limit is None else source.subset(np.arange(min(limit, len(source))))
+        source = _labelled(source, labels, where)
+    if limit is None or limit >= len(source):
+        return source
+    return source.subset(np.arange(limit) * len(source) // limit)
+
+
+def _labelled(source: _Source, labels: npt.ArrayLike | os.PathLike[str], where: str) -> _Source:
+    """With these labels instead of its own, or with those in a file."""
+    if not isinstance(labels, (str, os.PathLike)):
+        return replace(source, labels=images.as_labels(labels, len(source), where))
+    path, store = Path(labels), source.store
+    where = f"{where}: labels {path}"
+    if path.suffix.lower() == ".csv":
+        if not isinstance(store, images.ImageFolder):
+            raise DataError(f"{where}: a table lists image files, and the data are none: give labels as .npy or .npz")
+        files, listed = image_list.listed_images(store.root, path, where)
+        store = replace(store, files=tuple(files))
+        return replace(source, store=store, selection=np.arange(len(files)), labels=np.array(listed, np.int64))
+    arrays = _load(path, where)
+    keys = [key for key in arrays if key in images.LABEL_KEYS] or list(arrays)
+    if len(keys) != 1:
+        raise DataError(f"{where}: found the keys {', '.join(arrays)}: expected one array of labels")
+    return replace(source, labels=images.as_labels(arrays[keys[0]], len(source), where))
 
 
 def random_source(inputs: Sequence[InputSpec], samples: int, seed: int) -> DataSource:
@@ -256,7 +216,7 @@ def random_source(inputs: Sequence[InputSpec], samples: int, seed: int) -> DataS
 
 
 def _open(what: Any, where: str, inputs: tuple[InputSpec, ...], options: Preprocessing, limit: int | None) -> _Source:
-    """`open_data` for everything but scripts and separate labels."""
+    """`open_data` for everything but scripts and separate labels; an iterable is read up to `limit`."""
     if isinstance(what, (str, os.PathLike)):
         return _open_path(Path(what), where, inputs, options)
     if isinstance(what, Mapping) or hasattr(what, "__array__") or (isinstance(what, tuple) and _is_pair(what)):
@@ -265,25 +225,26 @@ def _open(what: Any, where: str, inputs: tuple[InputSpec, ...], options: Preproc
     reader = callable(getattr(what, "get_next", None))
     if not reader and not isinstance(what, Iterable):
         raise DataError(f"{where}: a {type(what).__name__} cannot be read: expected a path, arrays, feeds or a reader")
-    shards: list[_Shard] = []
-    count = 0
+    shards: list[Shard] = []
+    count, spool = 0, Spool()
     for number, item in enumerate(iter(what.get_next, None) if reader else what):
-        arrays = {key: array.copy() for key, array in _arrays(item, f"{where}, item {number}").items()}
-        shards.append(_shard(arrays, inputs, options.layout, f"{where}, item {number}"))
+        arrays = _arrays(item, f"{where}, item {number}")
+        shards.append(_shard(arrays, inputs, options.layout, f"{where}, item {number}", spool.keep(arrays)))
         count += shards[-1].count
         if limit is not None and count >= limit:
             break
     if not shards:
         raise DataError(f"{where}: the {type(what).__name__} gave no samples: rewind it, or make a new one")
-    return _join(shards, inputs, options, where, type(what).__name__)
+    source = _join(shards, inputs, options, where, type(what).__name__)
+    return source if limit is None else source.subset(np.arange(min(limit, count)))
 
 
 def _open_path(path: Path, where: str, inputs: tuple[InputSpec, ...], options: Preprocessing) -> _Source:
     """A .npz or .npy file, or a folder of them or of images."""
     place = f"{where} {path}"
-    listed = (path / images.LABELS_FILE).is_file()
+    listed = (path / image_list.LABELS_FILE).is_file()
     files = sorted(file for file in path.glob("[!.]*") if file.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
-    if listed or (path.is_dir() and images.find_images(path)):
+    if listed or (path.is_dir() and image_list.find_images(path)):
         if files and not listed:
             raise DataError(f"{place}: the folder holds images and {files[0].name}: put them into separate folders")
         if len(inputs) != 1:
@@ -298,7 +259,8 @@ def _open_path(path: Path, where: str, inputs: tuple[InputSpec, ...], options: P
     shards = []
     for file in files:
         load = partial(_load, file, f"{where} {file}")
-        shards.append(_shard(load(), inputs, options.layout, f"{where} {file}", load if len(files) > 1 else None))
+        again = load if len(files) > 1 or file.suffix.lower() == ".npy" else None
+        shards.append(_shard(load(), inputs, options.layout, f"{where} {file}", again))
     return _join(shards, inputs, options, place, path.resolve().name)
 
 
@@ -333,8 +295,8 @@ def _arrays(item: Any, where: str) -> dict[str, Array]:
 
 
 def _shard(
-    arrays: Arrays, inputs: Sequence[InputSpec], layout: images.Layout | None, where: str, reload: Load | None = None
-) -> _Shard:
+    arrays: Arrays, inputs: Sequence[InputSpec], layout: Layout | None, where: str, reload: Load | None = None
+) -> Shard:
     """Finds the array of each input and checks it; with `reload`, arrays are let go of and read again when needed."""
     keys, label = images.match_keys(list(arrays), [spec.name for spec in inputs], where)
     for spec in inputs:
@@ -344,15 +306,18 @@ def _shard(
         raise DataError(f"{where}: the numbers of samples differ ({counts}): expected as many for each input")
     labels = None if label is None else images.as_labels(arrays[label], max(counts.values()), f"{where}: {label!r}")
     forms = {name: (arrays[key].shape[1:], arrays[key].dtype) for name, key in keys.items()}
-    return _Shard(where, max(counts.values()), keys, forms, labels, reload or (lambda: arrays))
+    return Shard(where, max(counts.values()), keys, forms, labels, reload or (lambda: arrays))
 
 
 def _join(
-    shards: Sequence[_Shard], inputs: tuple[InputSpec, ...], options: Preprocessing, where: str, description: str
+    shards: Sequence[Shard], inputs: tuple[InputSpec, ...], options: Preprocessing, where: str, description: str
 ) -> _Source:
     """All samples of the shards; DataError when shards differ in more than length, ConfigError for image options."""
-    if options.resize or options.crop or options.color:
-        raise ConfigError(f"{where}: resize, crop and color work on image files, not on arrays: leave them out")
+    if options.for_images:
+        raise ConfigError(
+            f"{where}: resize, crop and color work on image files, not on arrays: leave them out "
+            "(for --preprocessor, give its --scale, --mean and --std instead)"
+        )
     _normalised(inputs, options)
     first = shards[0]
     for shard in shards:
@@ -360,7 +325,7 @@ def _join(
             raise DataError(f"{shard.where}: shapes, dtypes or labels differ from {first.where}: expected the same")
     labels = [shard.labels for shard in shards if shard.labels is not None]
     known, count = np.concatenate(labels) if labels else None, sum(shard.count for shard in shards)
-    return _Source(_Shards(shards), inputs, options, known, np.arange(count), description)
+    return _Source(Shards(shards), inputs, options, known, np.arange(count), description)
 
 
 def _normalised(inputs: Sequence[InputSpec], options: Preprocessing) -> list[str]:

@@ -36,8 +36,8 @@ from ftbc_onnx.graph.altered import altered_weights
 from ftbc_onnx.graph.emit.diagnosis import COSTS, CURVE, OUTPUT, SIZE, TAIL, curves_name, emit_diagnosis, parts_name
 from ftbc_onnx.graph.files import input_specs
 from ftbc_onnx.graph.sites import Network
-from ftbc_onnx.images import Preprocessing
 from ftbc_onnx.plan import SpikingPlan, SpikingSite
+from ftbc_onnx.preprocessing import Preprocessing
 from ftbc_onnx.runtime import Device, Session, choose_device
 from ftbc_onnx.spiking_file import read_spiking
 

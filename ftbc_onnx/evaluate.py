@@ -27,8 +27,8 @@ from ftbc_onnx.graph.observe import (
     running_mean_name,
 )
 from ftbc_onnx.graph.sites import Network
-from ftbc_onnx.images import Preprocessing
 from ftbc_onnx.plan import SpikingPlan
+from ftbc_onnx.preprocessing import Preprocessing
 from ftbc_onnx.results import EarlyExit, EvaluationResult, SiteActivity
 from ftbc_onnx.runtime import Device, Session, choose_device
 from ftbc_onnx.spiking_file import read_spiking
@@ -62,6 +62,7 @@ def run_ann(
     device: Device,
     samples: int | None = None,
     label_offset: int | None = 0,
+    progress: Progress = lambda _: None,
 ) -> AnnRun:
     """Run the ANN over some data; one output and the mean activations of its sites are kept.
 
@@ -74,6 +75,7 @@ def run_ann(
         device: where to run.
         samples: samples to use, at most.
         label_offset: added to every label.
+        progress: called after each batch with the samples done.
 
     Raises:
         DataError: a label is no class of the output (with `label_offset` None, labels are not looked at).
@@ -83,7 +85,7 @@ def run_ann(
     observed = Session(observe_ann(network.view.model, sites), device)
     names = [mean_activation_name(site.name) for site in sites]
     means = _Means()
-    outputs, labels, seconds = [], [], 0.0
+    outputs, labels, seconds, done = [], [], 0.0, 0
     for batch, rows in batching.padded(source, samples):
         start = time.perf_counter()
         found = session.run(batch.feeds, [output])[output]
@@ -98,6 +100,8 @@ def run_ann(
             means.add(
                 site.name, values[mean_activation_name(site.name)], rows, padded=batching.fixed and rows < batching.size
             )
+        done += rows
+        progress(done)
     return AnnRun(np.concatenate(outputs), np.concatenate(labels) if labels else None, means.result(), seconds)
 
 
@@ -219,7 +223,7 @@ def evaluate_file(
     label_offset: int = 0,
     early_exit: float | None = None,
     counting: bool = True,
-    progress: Progress = lambda _: None,
+    progress: Callable[[str, int, int], None] = lambda *_: None,
 ) -> tuple[EvaluationResult, str]:
     """Evaluate a file that `convert` wrote; returns the result and the device used.
 
@@ -235,7 +239,7 @@ def evaluate_file(
         label_offset: added to every label.
         early_exit: margin at which a sample stops early; None: not looked at.
         counting: whether events and synaptic operations are counted too.
-        progress: called after each batch with the samples done.
+        progress: called after each batch with the stage, the samples done and all samples.
 
     Raises:
         FtbcError: of the kind that fits; `ModelError` if the ANN is not the one it was made from.
@@ -255,6 +259,7 @@ def evaluate_file(
     source = file.open(data, preprocessing)
     batching = choose_batching(batch_size, static_batch(input_specs(file.model)), source, samples, "evaluation")
     run = None
+    count = min(len(source), samples or len(source))
     if ann is not None:
         original, network = file.ann(ann)
         output = file.readouts[0].output
@@ -267,6 +272,7 @@ def evaluate_file(
             device=where,
             samples=samples,
             label_offset=label_offset,
+            progress=lambda done: progress("ANN", done, count),
         )
     result = evaluate(
         file.model,
@@ -280,7 +286,7 @@ def evaluate_file(
         label_offset=label_offset,
         counting=counting and file.form != "folded",  # there a layer reads all steps at once
         early_exit=early_exit,
-        progress=progress,
+        progress=lambda done: progress("evaluation", done, count),
     )
     return result, where.name
 

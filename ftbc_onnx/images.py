@@ -1,138 +1,29 @@
-"""What is done to samples between storage and model: checks, layout, arithmetic, labels; and image folders.
+"""What is done to samples between storage and model: checks, layout, labels; and image folders.
 
 Images are decoded one batch at a time to uint8 [n, H, W, C]; arithmetic is in float32.
 """
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
 from ftbc_onnx.errors import ConfigError, DataError
+from ftbc_onnx.image_list import list_images
+from ftbc_onnx.preprocessing import Array, Layout, Preprocessing
 
-Array: TypeAlias = npt.NDArray[Any]
 Shape: TypeAlias = Sequence["int | str | None"]
-Layout: TypeAlias = Literal["NCHW", "NHWC"]
-Color: TypeAlias = Literal["rgb", "bgr", "gray"]
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".pgm", ".pbm", ".pnm", ".gif", ".tif", ".tiff")
 LABEL_KEYS = ("label", "labels", "y", "target", "targets")
 PAIRED = "(labels)"  # stands for the key of labels that come without one
-LABELS_FILE = "labels.csv"
 WIDE_MODES = ("I", "F")  # 16- and 32-bit greys: Pillow would clip them to 8 bits
-
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """What is done to a sample before the model sees it: resize, crop, then `(x * scale - mean) / std`.
-
-    `resize` is the length of the shorter side or (height, width); `crop` is central, a side or
-    (height, width); both are for image files only, as is `color`, the channels the model expects.
-    `mean` and `std` hold one number, or one per channel. `layout` is that of arrays given as data
-    (None: the model's own). Raises ConfigError for a value that cannot be used.
-    """
-
-    resize: int | tuple[int, int] | None = None
-    crop: int | tuple[int, int] | None = None
-    scale: float | None = None
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-    layout: Layout | None = None
-    color: Color | None = None
-
-    def __post_init__(self) -> None:
-        checked = {
-            "resize": _size("resize", self.resize),
-            "crop": _size("crop", self.crop),
-            "scale": None if self.scale is None else _numbers("scale", [self.scale])[0],
-            "mean": None if self.mean is None else _numbers("mean", self.mean),
-            "std": None if self.std is None else _numbers("std", self.std),
-        }
-        for name, value in checked.items():
-            object.__setattr__(self, name, value)
-        if self.scale == 0:
-            raise ConfigError("scale is 0, which erases every sample: give a nonzero number")
-        if self.std is not None and 0 in self.std:
-            raise ConfigError(f"std {list(self.std)} holds a 0, which divides samples: give nonzero numbers")
-        if self.mean is not None and self.std is not None and len(self.mean) != len(self.std):
-            raise ConfigError(f"mean has {len(self.mean)} numbers and std {len(self.std)}: give as many of each")
-        for name, known in (("layout", ("NCHW", "NHWC")), ("color", ("rgb", "bgr", "gray"))):
-            value = getattr(self, name)
-            if value is not None and value not in known:
-                raise ConfigError(f"{name} {value!r} is unknown: use one of {', '.join(known)}")
-
-    @property
-    def arithmetic(self) -> bool:
-        """Whether sample values are changed at all."""
-        return not (self.scale is None and self.mean is None and self.std is None)
-
-    def normalise(self, x: Array, axis: int) -> Array:
-        """`(x * scale - mean) / std` in float32, mean and std along `axis`; ConfigError if too few or many."""
-        count = len(self.mean or self.std or (0.0,))
-        if count not in (1, x.shape[axis] if axis else 1):
-            raise ConfigError(f"mean and std are given for {count} channels, the samples have {x.shape[axis]}")
-        with np.errstate(over="ignore", invalid="ignore"):
-            y = x.astype(np.float32)
-            if self.scale is not None:
-                y *= np.float32(self.scale)
-            if self.mean is not None:
-                y -= _along(self.mean, y.ndim, axis)
-            if self.std is not None:
-                y /= _along(self.std, y.ndim, axis)
-        return y
-
-    def as_dict(self) -> dict[str, Any]:
-        """The values that are set, in JSON types."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items() if v is not None}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Preprocessing:
-        """The inverse of `as_dict`; an unknown name is a ConfigError."""
-        known = [field.name for field in fields(cls)]
-        unknown = [str(name) for name in values if name not in known]
-        if unknown:
-            raise ConfigError(f"preprocessing {', '.join(unknown)} is unknown: use {', '.join(known)}")
-        return cls(**values)
-
-
-def _size(name: str, value: Any) -> int | tuple[int, int] | None:
-    """A positive side, or a pair (height, width) of them; ConfigError otherwise."""
-    if value is None:
-        return None
-    pair = isinstance(value, (tuple, list))
-    sides = list(value) if pair else [value]
-    whole = all(isinstance(side, (int, np.integer)) and not isinstance(side, bool) and side > 0 for side in sides)
-    if not whole or len(sides) != (2 if pair else 1):
-        raise ConfigError(f"{name} {value!r} cannot be used: give a positive whole number or a pair (height, width)")
-    return (int(sides[0]), int(sides[1])) if pair else int(sides[0])
-
-
-def _numbers(name: str, value: Any) -> tuple[float, ...]:
-    """At least one finite number; ConfigError otherwise."""
-    try:
-        numbers = () if isinstance(value, str) else tuple(float(number) for number in value)
-    except (TypeError, ValueError):
-        numbers = ()
-    if not numbers or not all(math.isfinite(number) for number in numbers):
-        raise ConfigError(f"{name} {value!r} cannot be used: finite numbers are expected")
-    return numbers
-
-
-def _along(values: tuple[float, ...], rank: int, axis: int) -> Array:
-    """`values` as a float32 array of `rank` axes that broadcasts along `axis`."""
-    shape = [1] * rank
-    shape[axis] = len(values)
-    return np.asarray(values, np.float32).reshape(shape)
 
 
 def model_layout(shape: Shape) -> Layout:
@@ -243,14 +134,15 @@ def read_image(path: Path, preprocessing: Preprocessing) -> Array:
             image = image.convert("L" if preprocessing.color == "gray" else "RGB")
     except Exception as error:  # Pillow's decoders raise many kinds
         raise DataError(f"image {path} cannot be read: {error}; replace or remove the file") from error
-    pixels = np.asarray(_crop(_resize(image, preprocessing.resize), preprocessing.crop, path))
+    pixels = np.asarray(_crop(_resize(image, preprocessing), preprocessing.crop, path))
     if preprocessing.color == "gray":
         return pixels[:, :, None]
     return pixels[:, :, ::-1] if preprocessing.color == "bgr" else pixels
 
 
-def _resize(image: Image.Image, size: int | tuple[int, int] | None) -> Image.Image:
-    """Bilinear, antialiased; an int is the length that the shorter side gets."""
+def _resize(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
+    """Antialiased; an int is the length that the shorter side gets."""
+    size = preprocessing.resize
     if size is None:
         return image
     width, height = image.size
@@ -259,7 +151,8 @@ def _resize(image: Image.Image, size: int | tuple[int, int] | None) -> Image.Ima
         target = (int(size * width / short), int(size * height / short))
     else:
         target = (size[1], size[0])
-    return image if target == image.size else image.resize(target, Image.Resampling.BILINEAR)
+    name = preprocessing.resample or "bilinear"
+    return image if target == image.size else image.resize(target, Image.Resampling[name.upper()])
 
 
 def _crop(image: Image.Image, size: int | tuple[int, int] | None, path: Path) -> Image.Image:
@@ -347,51 +240,3 @@ def open_images(
     size = (height if isinstance(height, int) else None, width if isinstance(width, int) else None)
     options = replace(preprocessing, color=color, scale=scale, layout=None)
     return ImageFolder(folder, tuple(files), name, size, options), labels
-
-
-def find_images(folder: Path) -> list[str]:
-    """All image files under `folder` as sorted relative paths, hidden ones left out."""
-    paths = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-    names = sorted(path.relative_to(folder).as_posix() for path in paths)
-    return [name for name in names if not any(part.startswith(".") for part in name.split("/"))]
-
-
-def list_images(folder: Path, where: str) -> tuple[list[str], list[int] | None]:
-    """The files to use, sorted, and their labels.
-
-    Labels come from labels.csv (then only the files listed there are used), else from the sub-folders,
-    numbered by sorted name, when every image lies in one of at least two, else there are none.
-    """
-    if (folder / LABELS_FILE).is_file():
-        rows = read_label_table(folder / LABELS_FILE)
-        for file in rows:
-            if not (folder / file).is_file():
-                raise DataError(f"{where}: {file!r} is listed in {LABELS_FILE} but not in the folder")
-        return sorted(rows), [rows[file] for file in sorted(rows)]
-    files = find_images(folder)
-    classes = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    if len(classes) < 2 or any("/" not in file for file in files):
-        return files, None
-    number = {name: index for index, name in enumerate(classes)}
-    return files, [number[file.split("/", 1)[0]] for file in files]
-
-
-def read_label_table(path: Path) -> dict[str, int]:
-    """file -> label, from a CSV file with a header; DataError names the table and the line."""
-    labels: dict[str, int] = {}
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as stream:
-            rows = csv.DictReader(stream, skipinitialspace=True)
-            if not {"file", "label"} <= set(rows.fieldnames or ()):
-                raise DataError(f"{path}: the header is {rows.fieldnames}, expected the columns file,label")
-            for row in rows:
-                file, label = str(row["file"]), str(row["label"]).strip()
-                if file in labels or not label.isdecimal():
-                    what = "is listed twice" if file in labels else f"has label {label!r}, expected a whole number"
-                    raise DataError(f"{path}, line {rows.line_num}: {file!r} {what}")
-                labels[file] = int(label)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path} cannot be read: {error}; expected CSV text with the columns file,label") from error
-    if not labels:
-        raise DataError(f"{path} lists no files: expected lines of file,label")
-    return labels

@@ -31,3 +31,8 @@ class Job:
     judged: DataSource | None
     label_offset: int
     progress: Progress
+
+    def stage(self, name: str, samples: int) -> Callable[[int], None]:
+        """Tells that a stage begins; what it returns is told the samples done, of so many in all."""
+        self.progress(name, 0, samples)
+        return lambda done: self.progress(name, done, samples)

@@ -30,10 +30,10 @@ from ftbc_onnx.graph.prepare import prepare
 from ftbc_onnx.graph.provenance import stamp
 from ftbc_onnx.graph.sites import Network
 from ftbc_onnx.graph.view import GraphView, count_nodes
-from ftbc_onnx.images import Preprocessing
 from ftbc_onnx.job import Job, Progress
 from ftbc_onnx.plan import SpikingPlan
 from ftbc_onnx.planning import calibration_batching, make_plan
+from ftbc_onnx.preprocessing import Preprocessing
 from ftbc_onnx.record import describe, record_of
 from ftbc_onnx.results import EvaluationResult, VerificationResult
 from ftbc_onnx.runtime import Session, choose_device
@@ -295,7 +295,15 @@ def _run_ann(job: Job) -> AnnRun | None:
     offset = job.label_offset if job.judged is not None else None
     original = job.source.model
     ann = run_ann(
-        original, job.network, output, data, batching, device=job.device, samples=samples, label_offset=offset
+        original,
+        job.network,
+        output,
+        data,
+        batching,
+        device=job.device,
+        samples=samples,
+        label_offset=offset,
+        progress=job.stage("ANN", samples),
     )
     if job.config.early_exit is not None:
         check_early_exit(ann.outputs, output)
@@ -324,7 +332,7 @@ def _evaluate(
             label_offset=job.label_offset if job.judged is not None else None,
             early_exit=job.config.early_exit,
             counting=stage == "evaluation",  # once is enough: it adds about half a run
-            progress=lambda done: job.progress(stage, done, samples),
+            progress=job.stage(stage, samples),
         )
 
     watched = emitted.form in ("unrolled", "loop")  # the other forms have no place per step for every counter

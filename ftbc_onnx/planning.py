@@ -141,7 +141,7 @@ class _Planner:
             self.fitted,
             self.batching,
             job.device,
-            progress=lambda done: job.progress("thresholds", done, 2 * self.fitted),
+            progress=job.stage("thresholds", 2 * self.fitted),
         )
         selections = []
         spec = config.neuron_spec
@@ -221,7 +221,7 @@ class _Planner:
             samples=samples,
             device=job.device,
             shrink=shrink,
-            progress=lambda done: job.progress("choices" if quick else "biases", done, samples),
+            progress=job.stage("choices" if quick else "biases", samples),
         )
 
     @property

@@ -16,8 +16,8 @@ from ftbc_onnx.graph.files import SourceModel, input_specs, load, load_snn
 from ftbc_onnx.graph.prepare import prepare
 from ftbc_onnx.graph.provenance import read_plan, read_record
 from ftbc_onnx.graph.sites import Network
-from ftbc_onnx.images import Preprocessing
 from ftbc_onnx.plan import SpikingPlan
+from ftbc_onnx.preprocessing import Preprocessing
 
 
 @dataclass(frozen=True)

@@ -20,11 +20,11 @@ from ftbc_onnx.config import ConvertConfig
 from ftbc_onnx.data import DataSource
 from ftbc_onnx.errors import DataError, FtbcError
 from ftbc_onnx.evaluate import run_ann
-from ftbc_onnx.images import Preprocessing
 from ftbc_onnx.job import Job, Progress
 from ftbc_onnx.pipeline import open_job
 from ftbc_onnx.plan import SpikingPlan
 from ftbc_onnx.planning import JUDGING, make_plan
+from ftbc_onnx.preprocessing import Preprocessing
 from ftbc_onnx.remedies import Changes, spelled
 from ftbc_onnx.selection import Judge, Trial, split
 

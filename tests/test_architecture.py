@@ -13,14 +13,18 @@ import ftbc_onnx
 ROOT = Path(ftbc_onnx.__file__).parent
 
 ROOMS = {
-    "words": ("errors", "sink"),
+    "words": ("errors", "sink", "whole"),
     "physics": (
         "neurons",
         "config",
         "plan",
         "results",
-        "data",
+        "preprocessing",
+        "processor_config",
+        "image_list",
         "images",
+        "shards",
+        "data",
         "batching",
         "window",
         "shrinkage",

@@ -191,6 +191,10 @@ class TestConvert:
         assert (done.code, done.err) == (0, "")
         assert "calibrated on random data: for a dry run only" in done.out
 
+    def test_random_data_beside_others(self, call: Caller, ann: Path, data: Path) -> None:
+        done = call("convert", ann, "-T", 2, "--random-data", "--calib-data", data)
+        fails(done, 2, f"--random-data goes without --calib-data '{data}'")
+
     def test_verbose_lists_the_sites(self, call: Caller, ann: Path, data: Path) -> None:
         done = call("convert", ann, "-T", 2, "--calib-data", data, "-v")
         assert done.code == 0
@@ -264,6 +268,22 @@ class TestInspect:
         assert done.code == 3
         assert "refused Bernoulli 'b': its output is random" in " ".join(done.out.split())
         assert json.loads(call("inspect", tmp_path / "r.onnx", "--json").out)["refusals"][0]["node"] == "b"
+
+
+class TestLabels:
+    """Of evaluation data that have none, or others."""
+
+    def test_beside_the_data(self, call: Caller, ann: Path, data: Path, tmp_path: Path) -> None:
+        with np.load(data) as file:
+            np.save(tmp_path / "x.npy", file["x"]), np.save(tmp_path / "y.npy", file["labels"])
+        out = tmp_path / "snn.onnx"
+        base = ("convert", ann, "-T", 2, "--calib-data", data, "-o", out, "--json")
+        expected = json.loads(call(*base, "--eval-data", data).out)["evaluation"]["accuracy"]
+        beside = ("--eval-data", tmp_path / "x.npy", "--labels", tmp_path / "y.npy")
+        assert json.loads(call(*base, *beside).out)["evaluation"]["accuracy"] == expected
+        assert json.loads(call("evaluate", out, *beside, "--json").out)["accuracy"] == expected
+        fails(call(*base, "--labels", tmp_path / "y.npy"), 2, "those of --eval-data, which is not given")
+        fails(call(*base, *beside[:3], tmp_path / "y.csv"), 4, "y.csv: a table lists image files")
 
 
 @pytest.fixture(scope="module")
@@ -434,6 +454,34 @@ class TestImages:
         assert json.loads(again.out)["ann_accuracy"] == 100
         assert json.loads(read_record(onnx.load(out))["preprocessing"])["mean"] == [0.0]
 
+    def test_preprocessing_from_a_file(self, call: Caller, folder: Path, tmp_path: Path) -> None:
+        """Its filter too is in the metadata, and used again by `evaluate`."""
+        size = {"height": 10, "width": 10}
+        config = {"do_resize": True, "size": size, "resample": 3, "do_center_crop": True, "crop_size": 8}
+        file = tmp_path / "preprocessor_config.json"
+        file.write_text(json.dumps({**config, "do_normalize": True, "image_mean": [0.5], "image_std": [0.25]}))
+        out = tmp_path / "snn.onnx"
+        base = ("convert", RELU, "-T", 2, "--calib-data", folder, "--eval-data", folder, "-o", out, "--json")
+        by_file = json.loads(call(*base, "--preprocessor", tmp_path, "--mean", 0, "--std", 1).out)
+        remembered = json.loads(read_record(onnx.load(out))["preprocessing"])
+        assert remembered == by_file["preprocessing"]
+        assert (remembered["resample"], remembered["mean"], remembered["std"]) == ("bicubic", [0.0], [1.0])
+        options = ("--resize", "10x10", "--resample", "bicubic", "--crop", "8x8", "--scale", "1/255")
+        by_options = json.loads(call(*base, *options, "--mean", 0, "--std", 1).out)
+        assert by_options["data_digest"] == by_file["data_digest"]
+        assert by_options["evaluation"]["output_gap"] == by_file["evaluation"]["output_gap"]
+        other = json.loads(call(*base, *options[:2], *options[4:], "--mean", 0, "--std", 1).out)
+        assert other["evaluation"]["output_gap"] != by_file["evaluation"]["output_gap"]
+        call(*base, "--preprocessor", file, "--mean", 0, "--std", 1)
+        again = json.loads(call("evaluate", out, "--eval-data", folder, "--ann", RELU, "--json").out)
+        assert again["output_gap"] == by_file["evaluation"]["output_gap"]
+        fails(call(*base[:-1], "--preprocessor", tmp_path / "none.json"), 2, "none.json' cannot be read")
+
+    def test_arrays_have_no_sizes(self, call: Caller, ann: Path, data: Path, tmp_path: Path) -> None:
+        (tmp_path / "preprocessor_config.json").write_text('{"size": 8, "image_mean": [0], "image_std": [1]}')
+        done = call("convert", ann, "--calib-data", data, "--preprocessor", tmp_path)
+        fails(done, 2, "work on image files", "give its --scale, --mean and --std instead")
+
     def test_mean_and_std_change_what_the_network_sees(self, call: Caller, folder: Path, tmp_path: Path) -> None:
         def ann_accuracy(*options: object) -> float:
             done = call(
@@ -582,7 +630,7 @@ class TestInterruption:
         done = call("convert", ann, "--calib-data", data, "-T", 2)
         assert done.code == 130
         assert done.out == ""
-        assert done.err.strip() == "ftbc-onnx: error: interrupted: nothing was written"
+        assert done.err.strip() == f"ftbc-onnx: error: {cli.INTERRUPTED}"
         assert sorted(ann.parent.iterdir()) == before
 
     def test_a_bug_keeps_its_traceback(

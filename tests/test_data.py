@@ -12,7 +12,7 @@ from PIL import Image
 
 from ftbc_onnx.data import Batch, DataSource, InputSpec, open_data, random_source
 from ftbc_onnx.errors import ConfigError, DataError, FtbcError
-from ftbc_onnx.images import Preprocessing
+from ftbc_onnx.preprocessing import Preprocessing
 
 F32 = np.dtype(np.float32)
 NCHW = [InputSpec("x", F32, ("N", 3, 8, 6))]
@@ -48,6 +48,11 @@ def refused(kind: type[FtbcError], *parts: object, what: Any, inputs: list[Input
     for part in parts:
         assert str(part) in message, message
     return message
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
 
 
 def save_image(path: Path, array: np.ndarray, **options: Any) -> Path:
@@ -98,7 +103,7 @@ class TestArrayFiles:
         )
         source = open_data(tmp_path / "d.npy", FLAT)
         np.testing.assert_array_equal(whole(source), x)
-        assert modes == [("r", False)]
+        assert set(modes) == {("r", False)}
         batch = next(iter(source.batches(2)))
         assert not isinstance(batch.feeds["x"], np.memmap)
 
@@ -290,6 +295,22 @@ class TestMemory:
         assert len(open_data(numbers(9, 4), FLAT, limit=6)) == 6
         assert len(open_data(numbers(5, 4), FLAT, limit=6)) == 5
         refused(ConfigError, "limit 0", what=numbers(5, 4), limit=0)
+
+    @pytest.mark.parametrize("count", [1, 2, 3, 50, 99, 100])
+    def test_limit_spreads_over_what_has_a_length(self, tmp_path: Path, count: int) -> None:
+        x = np.repeat(np.arange(100, dtype=np.float32)[:, None], 4, axis=1)
+        np.savez(tmp_path / "d.npz", x=x, y=np.arange(100))
+        np.save(tmp_path / "d.npy", x)
+        for what in (x, {"x": x}, tmp_path / "d.npz", tmp_path / "d.npy"):
+            taken = whole(open_data(what, FLAT, limit=count))[:, 0]
+            assert len(set(taken)) == count
+            steps = np.diff([*taken, 100])
+            assert taken[0] == 0
+            assert set(steps) <= {100 // count, -(-100 // count)}
+        (tmp_path / "d.npy").unlink()
+        assert label_list(open_data(tmp_path, FLAT, limit=count)) == [*taken]
+        parts = [x[:60], x[60:]]
+        assert whole(open_data(parts, FLAT, limit=count))[:, 0].tolist() == list(range(count))
 
     def test_foreign_arrays(self) -> None:
         class Tensor:
@@ -727,6 +748,60 @@ class TestImages:
         refused(DataError, table, "lists no files", what=tmp_path, inputs=NCHW)
         table.write_bytes(b"\xff\xfe\x00")
         refused(DataError, table, "cannot be read", what=tmp_path, inputs=NCHW)
+
+    @pytest.mark.parametrize("separator", [",", ";", "\t", ", "])
+    @pytest.mark.parametrize(
+        ("file", "label"),
+        [("filename", "class"), ("image", "target"), ("path", "Label"), ("File_Name", "labels"), ("file", "label")],
+    )
+    def test_tables_as_they_are_found(self, tmp_path: Path, separator: str, file: str, label: str) -> None:
+        for i, name in enumerate(["a.png", "sub/c d.png", "sub/b.png"]):
+            save_image(tmp_path / name, np.full((8, 6, 3), i, np.uint8))
+        rows = [("id", file, label), ("7", "./sub/c d.png", "3"), ("8", "a.png", "12"), ("9", "sub/b.png", "0")]
+        (tmp_path / "labels.csv").write_text("\r\n".join(separator.join(row) for row in rows))
+        source = open_data(tmp_path, NCHW, Preprocessing(scale=1))
+        assert label_list(source) == [12, 0, 3]
+        assert whole(source)[:, 0, 0, 0].tolist() == [0, 2, 1]
+
+    def test_names_of_classes_in_a_table_are_numbered_as_folders_are(self, tmp_path: Path) -> None:
+        for name in ("1.png", "2.png", "3.png", "4.png"):
+            save_image(tmp_path / name, pixels(8, 6, 3))
+        table = tmp_path / "labels.csv"
+        table.write_text("file,label\n1.png,dog\n2.png,ant\n3.png,cat\n4.png,dog\n")
+        assert label_list(open_data(tmp_path, NCHW)) == [2, 0, 1, 2]
+        for wrong in ("1.5", "-1", "", "nan"):
+            table.write_text(f"file,label\n1.png,dog\n2.png,{wrong}\n")
+            refused(DataError, table, "line 2", "'dog'", "whole number", what=tmp_path, inputs=NCHW)
+        table.write_text("file,label\n1.png\n")
+        refused(DataError, table, "line 2", "''", what=tmp_path, inputs=NCHW)
+
+    def test_a_table_beside_the_folder(self, tmp_path: Path) -> None:
+        folder, table = tmp_path / "val", tmp_path / "val.csv"
+        for i, name in enumerate(["a.png", "b.png", "c.png"]):
+            save_image(folder / name, np.full((8, 6, 3), i, np.uint8))
+        (folder / "labels.csv").write_text("file,label\na.png,1\nb.png,2\n")
+        table.write_text("file,label\nc.png,5\na.png,4\n")
+        for source in (
+            open_data(folder, NCHW, Preprocessing(scale=1), labels=table),
+            open_data((folder, table), NCHW, Preprocessing(scale=1)),
+        ):
+            assert label_list(source) == [4, 5]
+            assert whole(source)[:, 0, 0, 0].tolist() == [0, 2]
+        refused(
+            DataError, "'gone.png'", "val.csv", what=(folder, write(table, "file,label\ngone.png,1\n")), inputs=NCHW
+        )
+        refused(DataError, "a table lists image files", what=(numbers(2, 4)), labels=table)
+        np.save(tmp_path / "y.npy", np.array([3, 1]))
+        assert label_list(open_data((folder, tmp_path / "y.npy"), NCHW)) == [3, 1]
+
+    def test_a_limit_takes_all_classes_of_a_sorted_folder(self, tmp_path: Path) -> None:
+        for label in range(5):
+            for number in range(7):
+                save_image(tmp_path / f"class{label}" / f"{number}.png", pixels(8, 6, 3))
+        labels = label_list(open_data(tmp_path, NCHW, limit=11))
+        assert len(labels) == 11
+        assert labels == sorted(labels)
+        assert {labels.count(label) for label in range(5)} == {2, 3}
 
     def test_labels_from_folders(self, tmp_path: Path) -> None:
         for name in ("dog/1.png", "cat/2.png", "cat/deep/3.png"):

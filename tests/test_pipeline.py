@@ -74,11 +74,11 @@ class TestInputs:
         assert result.report["samples"] == 16
         assert result.plan == quick(data=np.concatenate([inputs(4, seed) for seed in range(4)])).plan
 
-    def test_of_the_calibration_data_the_first_samples_are_used(self) -> None:
+    def test_calibration_samples_are_taken_evenly_over_all_of_them(self) -> None:
         images, _ = digits("calibration")
         all_of_them = convert(RELU, images, **QUICK)
-        first = convert(RELU, images[:16], **QUICK)
-        assert all_of_them.plan == first.plan
+        some = convert(RELU, images[:: len(images) // 16], **QUICK)
+        assert all_of_them.plan == some.plan
         assert all_of_them.report["samples"] == 16
 
 
@@ -300,6 +300,7 @@ class TestReport:
         seen: list[tuple[str, int, int]] = []
         quick(progress=lambda *now: seen.append(now), eval_data=inputs(8), gate=False)
         assert list(dict.fromkeys(stage for stage, _, _ in seen)) == [
+            "ANN",
             "thresholds",
             "choices",
             "biases",

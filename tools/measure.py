@@ -66,7 +66,7 @@ def resnet20(data: Path) -> list[Row]:
         for rule, samples, batch in (("paper", 384, 128), ("solve", 128, 128), ("solve", 384, 128)):
             result = convert(
                 data / f"models/cifar10_resnet20_{export}.onnx",
-                calibration,
+                calibration[:samples],
                 eval_data=test,
                 steps=8,
                 threshold="percentile",
@@ -87,7 +87,7 @@ def mse(data: Path) -> list[Row]:
     """Plain ReLU ResNet-20 with thresholds by least squared error per channel."""
     calibration, _ = cifar(data, "train", 384)
     path = data / "models/cifar10_resnet20_torchscript.onnx"
-    result = convert(path, calibration, eval_data=cifar(data, "test", 1000), steps=8, threshold="mse", **IF)
+    result = convert(path, calibration[:256], eval_data=cifar(data, "test", 1000), steps=8, threshold="mse", **IF)
     return _rows("ResNet-20, mse", result, tuple(range(1, 9)))
 
 
@@ -100,7 +100,7 @@ def qcfs(data: Path) -> list[Row]:
             for rule, samples, batch in (("paper", 600, 200), ("solve", 256, 256)):
                 result = convert(
                     data / f"models/cifar10_resnet20_qcfs8_{export}.onnx",
-                    calibration,
+                    calibration[:samples],
                     eval_data=cifar(data, "test", images),
                     steps=16,
                     rule=rule,

@@ -17,7 +17,9 @@ from ftbc_onnx.cli.export_nir import export_nir
 from ftbc_onnx.cli.inspect import inspect
 from ftbc_onnx.cli.report import report
 from ftbc_onnx.cli.sweep import sweep
-from ftbc_onnx.errors import ConfigError, FtbcError
+from ftbc_onnx.errors import ConfigError, FtbcError, InterruptError
+
+INTERRUPTED = "interrupted: nothing is half-written, and nothing is kept to go on with: run the same command again"
 
 
 def main() -> None:
@@ -25,7 +27,7 @@ def main() -> None:
     try:
         cli.main(standalone_mode=False)
     except click.exceptions.Abort:
-        _fail("interrupted: nothing was written", 130)
+        _fail(INTERRUPTED, InterruptError.exit_code)
     except click.ClickException as error:
         if isinstance(error, getattr(click.exceptions, "NoArgsIsHelpError", ())):  # of click 8.2 and newer
             click.echo(error.format_message(), err=True)
@@ -34,7 +36,7 @@ def main() -> None:
     except FtbcError as error:
         _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
-        _fail("interrupted: nothing was written", 130)
+        _fail(INTERRUPTED, InterruptError.exit_code)
     except BrokenPipeError:
         sys.exit(0)
 

@@ -16,12 +16,13 @@ from ftbc_onnx.cli.options import (
     data_options,
     early_exit_option,
     energy_options,
+    labels_option,
     method_options,
     output_options,
     scope_options,
 )
 from ftbc_onnx.cli.screen import progress_bars, set_up_logging
-from ftbc_onnx.cli.values import preprocessing_of
+from ftbc_onnx.cli.values import labelled, preprocessing_of
 from ftbc_onnx.config import ConvertConfig
 from ftbc_onnx.errors import ConfigError
 from ftbc_onnx.page import check_libraries, check_target, write_page
@@ -45,6 +46,7 @@ from ftbc_onnx.report import print_conversion
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the random data.")
 @click.option("--eval-data", help="Evaluation data with labels: accuracy of the ANN and after every step.")
+@labels_option
 @early_exit_option
 @energy_options
 @method_options
@@ -68,6 +70,7 @@ def convert(
     output: Path | None,
     calib_data: str | None,
     eval_data: str | None,
+    labels: Path | None,
     threshold: str | None,
     percentile: float | None,
     label_offset: int,
@@ -88,6 +91,8 @@ def convert(
     """
     set_up_logging(verbose, quiet)
     preprocessing = preprocessing_of(options)
+    if calib_data is not None and options["random_data"]:
+        raise ConfigError(f"--random-data goes without --calib-data '{calib_data}': leave one of them out")
     if threshold is None:
         threshold = "auto" if percentile is None else "percentile"
     if percentile is not None:
@@ -107,7 +112,7 @@ def convert(
         result = convert_model(
             model,
             calib_data,
-            eval_data=eval_data,
+            eval_data=labelled(eval_data, labels),
             preprocessing=preprocessing,
             config=config,
             label_offset=label_offset,

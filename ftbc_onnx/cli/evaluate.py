@@ -9,9 +9,9 @@ from typing import Any
 import click
 from rich.console import Console
 
-from ftbc_onnx.cli.options import common, data_options, early_exit_option, energy_options
+from ftbc_onnx.cli.options import common, data_options, early_exit_option, energy_options, labels_option
 from ftbc_onnx.cli.screen import progress_bars, set_up_logging
-from ftbc_onnx.cli.values import preprocessing_of
+from ftbc_onnx.cli.values import labelled, preprocessing_of
 from ftbc_onnx.energy import Constants, energy_of
 from ftbc_onnx.evaluate import evaluate_file
 from ftbc_onnx.report import print_curve, print_energy
@@ -25,6 +25,7 @@ from ftbc_onnx.report import print_curve, print_energy
 @click.option(
     "--ann", type=click.Path(path_type=Path), help="The ANN it was made from: its accuracy, agreement and gaps."
 )
+@labels_option
 @click.option("--samples", type=int, help="Samples used, at most.")
 @early_exit_option
 @energy_options
@@ -34,6 +35,7 @@ def evaluate(
     *,
     model: Path,
     eval_data: str,
+    labels: Path | None,
     ann: Path | None,
     samples: int | None,
     early_exit: float | None,
@@ -60,7 +62,7 @@ def evaluate(
     with progress_bars(quiet or as_json) as progress:
         result, used = evaluate_file(
             model,
-            eval_data,
+            labelled(eval_data, labels),
             ann=ann,
             preprocessing=preprocessing_of(options),
             batch_size=batch_size,
@@ -68,7 +70,7 @@ def evaluate(
             device=device,
             label_offset=label_offset,
             early_exit=early_exit,
-            progress=lambda done: progress("evaluation", done, max(done, samples or done)),
+            progress=progress,
         )
     energy = None if result.counts is None else energy_of(result.counts, constants).as_dict()
     if as_json:

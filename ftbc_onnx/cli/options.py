@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, TypeVar, get_args
 
 import click
 
 from ftbc_onnx.config import BUDGETS, FORMS, READOUTS, RULES, SMOOTH, THRESHOLDS
 from ftbc_onnx.energy import AC, MAC
 from ftbc_onnx.neurons import CODINGS, NEURONS, SCHEDULES
+from ftbc_onnx.preprocessing import Resample
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -59,11 +61,20 @@ def scope_options(command: F) -> F:
 def data_options(command: F) -> F:
     """How data are read and fed, and where things run."""
     return _all(
+        click.option(
+            "--preprocessor",
+            type=click.Path(path_type=Path),
+            help="Images: Hugging Face's preprocessor_config.json, or timm's config.json, or their folder; the options "
+            "below go before what it says.",
+        ),
         click.option("--mean", help=f"Subtracted per channel: {_NUMBERS}."),
         click.option("--std", help=f"Divided by per channel, after --mean: {_NUMBERS}."),
         click.option("--scale", help="Factor on raw values, before --mean (1/255 for images unless given)."),
         click.option("--resize", help="Images: shorter side, or HEIGHTxWIDTH."),
         click.option("--crop", help="Images: central crop, side or HEIGHTxWIDTH, after --resize."),
+        click.option(
+            "--resample", type=click.Choice(get_args(Resample)), help="Images: filter of --resize [default: bilinear]."
+        ),
         click.option(
             "--layout", type=click.Choice(["NCHW", "NHWC"]), help="Layout of the arrays given, if not the model's."
         ),
@@ -104,6 +115,15 @@ def output_options(command: F) -> F:
             help="The output is the mean over all steps, or over those from --readout-from on [default: mean].",
         ),
         click.option("--readout-from", type=int, help="Steps left out at the beginning, for --readout delayed."),
+    )(command)
+
+
+def labels_option(command: F) -> F:
+    """Where the labels are, if not in the evaluation data."""
+    return click.option(
+        "--labels",
+        type=click.Path(path_type=Path),
+        help="Labels of --eval-data: .npy, .npz, or for images .csv (columns file,label; other files are left out).",
     )(command)
 
 

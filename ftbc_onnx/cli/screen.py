@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from rich.console import Console
 from rich.logging import RichHandler
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
+from rich.text import Text
 
 from ftbc_onnx.runtime import conflicting_packages
 
@@ -27,17 +27,37 @@ def set_up_logging(verbose: bool, quiet: bool) -> None:
         log.warning(warning)
 
 
+class TimeLeft(ProgressColumn):
+    """Time left of a stage, by the mean time of a batch so far (rich's own column says nothing before the third)."""
+
+    def render(self, task: Task) -> Text:
+        """Minutes and seconds; nothing before the first batch and when all is done."""
+        ends = task.fields.get("ends")
+        if ends is None or task.finished:
+            return Text("")
+        left = round(max(ends - task.get_time(), 0.0))
+        return Text(f"{left // 60}:{left % 60:02d} left", style="progress.remaining")
+
+
 @contextmanager
 def progress_bars(off: bool) -> Iterator[Callable[[str, int, int], None]]:
     """Progress bars on stderr, if it is a terminal; a function to call with (stage, done, total)."""
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description:<24}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description:<24}"), BarColumn(), MofNCompleteColumn(), TimeLeft())
     with Progress(*columns, console=console, transient=True, disable=off or not console.is_terminal) as bars:
-        tasks: dict[str, Any] = {}
+        tasks: dict[str, TaskID] = {}
+        started: dict[str, float] = {}
+        known: dict[str, bool] = {}  # whether the time left is shown
 
         def advance(stage: str, done: int, total: int) -> None:
+            now = bars.get_time()
             if stage not in tasks:
                 tasks[stage] = bars.add_task(stage, total=total)
-            bars.update(tasks[stage], completed=done, total=total)
+            if done == 0 or stage not in started:
+                started[stage] = now
+            ends = now + (now - started[stage]) * (total - done) / done if done else None
+            first = done > 0 and not known.get(stage, False)
+            known[stage] = done > 0
+            bars.update(tasks[stage], completed=done, total=total, ends=ends, refresh=first)
 
         yield advance

@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from ftbc_onnx.errors import ConfigError
-from ftbc_onnx.images import Preprocessing
+from ftbc_onnx.preprocessing import Preprocessing
 
 
 def preprocessing_of(options: dict[str, Any]) -> Preprocessing | None:
     """Take the options of preprocessing out of `options`; None if none was given."""
-    given = {name: options.pop(name) for name in ("mean", "std", "scale", "resize", "crop", "layout", "color")}
-    if all(value is None for value in given.values()):
+    file = options.pop("preprocessor")
+    names = ("mean", "std", "scale", "resize", "crop", "resample", "layout", "color")
+    given = {name: value for name in names if (value := options.pop(name)) is not None}
+    if file is None and not given:
         return None
-    return Preprocessing(
-        resize=_size("--resize", given["resize"]),
-        crop=_size("--crop", given["crop"]),
-        scale=None if given["scale"] is None else _number("--scale", given["scale"]),
-        mean=_numbers("--mean", given["mean"]),
-        std=_numbers("--std", given["std"]),
-        layout=given["layout"],
-        color=given["color"],
-    )
+    for name, read in _READ.items():
+        if name in given:
+            given[name] = read(f"--{name}", given[name])
+    return replace(Preprocessing() if file is None else Preprocessing.from_preprocessor_config(file), **given)
+
+
+def labelled(data: str | None, labels: Path | None) -> Any:
+    """Evaluation data, with the labels of a file if one is given."""
+    if labels is None:
+        return data
+    if data is None:
+        raise ConfigError(f"--labels '{labels}' are those of --eval-data, which is not given")
+    return data, labels
 
 
 def _number(option: str, text: str) -> float:
@@ -32,13 +41,11 @@ def _number(option: str, text: str) -> float:
         raise ConfigError(f"{option} '{text}' is no number (1/255 and 0.0039 are)") from None
 
 
-def _numbers(option: str, text: str | None) -> tuple[float, ...] | None:
-    return None if text is None else tuple(_number(option, part.strip()) for part in text.split(","))
+def _numbers(option: str, text: str) -> tuple[float, ...]:
+    return tuple(_number(option, part.strip()) for part in text.split(","))
 
 
-def _size(option: str, text: str | None) -> int | tuple[int, int] | None:
-    if text is None:
-        return None
+def _size(option: str, text: str) -> int | tuple[int, int]:
     try:
         sides = [int(part) for part in text.lower().split("x")]
     except ValueError:
@@ -48,3 +55,13 @@ def _size(option: str, text: str | None) -> int | tuple[int, int] | None:
     if len(sides) == 2:
         return sides[0], sides[1]
     raise ConfigError(f"{option} '{text}' is no size: give a side (224) or HEIGHTxWIDTH (224x192)")
+
+
+_READ: dict[str, Callable[[str, str], Any]] = {
+    "resize": _size,
+    "crop": _size,
+    "scale": _number,
+    "mean": _numbers,
+    "std": _numbers,
+}
+"""Options of preprocessing whose text is more than a name."""

@@ -19,6 +19,7 @@ from ftbc_onnx.data import InputSpec
 from ftbc_onnx.errors import DataError, ModelError
 from ftbc_onnx.graph import weights
 from ftbc_onnx.graph.normalise import default_opset
+from ftbc_onnx.whole import written_whole
 
 OLDEST = 9
 """The oldest opset that is read."""
@@ -173,11 +174,8 @@ def save(model: onnx.ModelProto, path: Path) -> None:
     if not path.parent.is_dir():
         raise ModelError(f"the folder '{path.parent}' does not exist: create it, or choose another --output")
     try:
-        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-            partial = Path(folder) / path.name
+        with written_whole(path) as partial:
             _write(model, partial)
-            for part in sorted(Path(folder).iterdir(), key=lambda p: p == partial):
-                os.replace(part, path.with_name(part.name))  # the weights first, then the model
     except OSError as error:
         raise ModelError(f"'{path}' cannot be written: {error.strerror or error}") from error
 

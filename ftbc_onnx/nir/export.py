@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,14 +14,15 @@ from ftbc_onnx.errors import ConfigError, ModelError
 from ftbc_onnx.graph.files import input_specs
 from ftbc_onnx.graph.plain_layers import Layer
 from ftbc_onnx.graph.sites import Network
-from ftbc_onnx.images import Preprocessing
 from ftbc_onnx.job import Progress
 from ftbc_onnx.nir.consumer import NoRuntime, open_file
 from ftbc_onnx.nir.losses import survey
 from ftbc_onnx.nir.measure import measure
 from ftbc_onnx.plan import SpikingPlan
+from ftbc_onnx.preprocessing import Preprocessing
 from ftbc_onnx.runtime import choose_device
 from ftbc_onnx.spiking_file import SpikingFile, read_spiking
+from ftbc_onnx.whole import written_whole
 
 
 def export_nir(
@@ -144,9 +144,7 @@ def _write(network: Network, plan: SpikingPlan, layers: Mapping[str, Layer], sof
         raise ConfigError(f"export to NIR takes the package nir ({error}): pip install 'ftbc-onnx[nir]'") from error
     graph = translate(network, plan, layers, soft_reset)
     try:
-        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-            partial = Path(folder) / path.name
+        with written_whole(path) as partial:
             nir.write(partial, graph)
-            os.replace(partial, path)
     except OSError as error:
         raise ModelError(f"'{path}' cannot be written: {error.strerror or error}") from error

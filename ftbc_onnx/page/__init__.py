@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ftbc_onnx.errors import ConfigError
+from ftbc_onnx.whole import written_whole
 
 LIBRARIES = ("matplotlib", "jinja2")
 
@@ -56,7 +57,8 @@ def write_page(report: Mapping[str, Any], target: Path) -> None:
     check_libraries()
     text = import_module("ftbc_onnx.page.html").render(report)
     try:
-        target.write_text(text, encoding="utf-8")
+        with written_whole(target) as partial:
+            partial.write_text(text, encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"'{target}' cannot be written ({error.strerror}): choose another place") from error
 

@@ -19,8 +19,8 @@ from ftbc_onnx.batching import static_batch
 from ftbc_onnx.config import ConvertConfig, check_positive
 from ftbc_onnx.errors import ConfigError, DeviceError, FtbcError, InterruptError
 from ftbc_onnx.graph.files import input_specs, load
-from ftbc_onnx.images import Preprocessing
 from ftbc_onnx.job import Progress
+from ftbc_onnx.preprocessing import Preprocessing
 from ftbc_onnx.runtime import choose_device, runtime_version
 from ftbc_onnx.sweep import pareto
 from ftbc_onnx.sweep.grid import Grid, Point

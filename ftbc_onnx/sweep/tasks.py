@@ -19,8 +19,8 @@ from ftbc_onnx.errors import DataError, ModelError
 from ftbc_onnx.evaluate import evaluate_file
 from ftbc_onnx.graph.files import input_specs, load
 from ftbc_onnx.graph.weights import exceeds
-from ftbc_onnx.images import Preprocessing
 from ftbc_onnx.pipeline import ConversionResult, convert
+from ftbc_onnx.preprocessing import Preprocessing
 from ftbc_onnx.selection import FEWEST, split
 
 SHARD = 1024
