@@ -117,6 +117,7 @@ def cases() -> Iterator[Case]:
     for label in ("if", "signed-group 4"):
         yield from _choices(label)
     yield from (_neuron("compressed", "signed-st", 8, compress_bias=on) for on in (False, True))
+    yield from (_neuron("neurons", label, t) for t in (16, 32) for label in NEURONS)
 
 
 def _choices(label: str) -> Iterator[Case]:
@@ -191,7 +192,8 @@ def main(data: Path | None, only: tuple[str, ...], results: Path, write: bool) -
         if data is None:
             raise click.UsageError("--data is needed to measure")
         done = {json.dumps(row["case"], sort_keys=True) for row in read(results)}
-        todo = [case for case in cases() if case.key not in done and (not only or case.part in only)]
+        wanted = {case.key: case for case in cases() if not only or case.part in only}
+        todo = [case for key, case in wanted.items() if key not in done]
         with Progress(console=Console(stderr=True)) as bar:
             task = bar.add_task("conversions", total=len(todo))
             for case in todo:
