@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +12,14 @@ from ftbc_onnx.graph.classes import NodeClass
 from ftbc_onnx.graph.emit.unrolled import Emitted
 from ftbc_onnx.job import Job
 from ftbc_onnx.planning import Planned
-from ftbc_onnx.runtime import runtime_version
+from ftbc_onnx.runtime import package_version, runtime_version
 
 
 def record_of(job: Job, planned: Planned, emitted: Emitted) -> dict[str, Any]:
     """What the emitted model remembers of where it comes from."""
     data, plan, calibrated = job.calibration, planned.plan, planned.calibrated
     return {
-        "version": version("ftbc-onnx"),
+        "version": package_version(),
         "runtime": runtime_version(),
         "form": emitted.form,
         "source": Path(job.source.name).name,

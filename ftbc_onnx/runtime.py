@@ -103,6 +103,14 @@ def runtime_version() -> str:
     return str(ort.__version__)
 
 
+def package_version() -> str:
+    """Version of this package; ``unknown`` where it is run from a folder and was never installed."""
+    try:
+        return importlib.metadata.version("ftbc-onnx")
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
+
+
 def _why_no_cuda(device: Device) -> str | None:
     """The reason why a CUDA session does not start, or None if it does. Quiet where there is no GPU at all."""
     if _CUDA not in ort.get_available_providers():

@@ -21,6 +21,7 @@ from ftbc_onnx.runtime import (
     _first_line,
     choose_device,
     conflicting_packages,
+    package_version,
     runtime_version,
 )
 
@@ -209,3 +210,13 @@ def test_conversion_on_a_gpu(path, tmp_path) -> None:
     again, device = evaluate_file(there.save(tmp_path / "snn.onnx"), TEST, device="auto")
     assert device == "cuda:0"
     np.testing.assert_allclose(again.accuracy, there.evaluation.accuracy, atol=1)
+
+
+def test_a_package_that_was_never_installed_has_an_unknown_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert package_version() == importlib.metadata.version("ftbc-onnx")
+
+    def missing(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", missing)
+    assert package_version() == "unknown"

@@ -11,7 +11,6 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from ftbc_onnx.errors import ConfigError, DeviceError, FtbcError, InterruptError
 from ftbc_onnx.graph.files import input_specs, load
 from ftbc_onnx.job import Progress
 from ftbc_onnx.preprocessing import Preprocessing
-from ftbc_onnx.runtime import choose_device, runtime_version
+from ftbc_onnx.runtime import choose_device, package_version, runtime_version
 from ftbc_onnx.sweep import pareto
 from ftbc_onnx.sweep.grid import Grid, Point
 from ftbc_onnx.sweep.results import Record, ResultsFile, key_of
@@ -115,7 +114,7 @@ def run_sweep(
         cuts = shards(len(evaluated), static_batch(input_specs(source.model)) or 1)
     configs = [ConvertConfig.from_options({**c.as_dict(), "calib_samples": len(seen)}) for c in configs]
     file = ResultsFile(None if results is None else Path(results))
-    base = {**digests, "versions": [version("ftbc-onnx"), runtime_version()], "label_offset": label_offset}
+    base = {**digests, "versions": [package_version(), runtime_version()], "label_offset": label_offset}
     keys = [key_of({**base, "options": config.as_dict()}) for config in configs]
     done = {key: file.records[key] for key in keys if key in file.records}
     resumed = len(done)
