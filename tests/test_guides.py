@@ -6,6 +6,7 @@ is compared without its numbers: those depend on versions.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -61,6 +62,10 @@ def photographs(folder: Path) -> None:
             for i in range(8):
                 pixels = rng.integers(0, 256, (40, 50, 3), np.uint8)
                 Image.fromarray(pixels).save(folder / part / kind / f"{i}.png")
+    config = {"size": {"shortest_edge": 256}, "crop_size": 224, "image_mean": [0.485] * 3, "image_std": [0.229] * 3}
+    (folder / "preprocessor_config.json").write_text(
+        json.dumps({"image_processor_type": "ViTImageProcessor", **config})
+    )
 
 
 FILES: dict[str, Callable[[Path], None]] = {"README.md": photographs, "report.md": digits}

@@ -190,7 +190,7 @@ class TestRunner:
     def test_what_does_not_go_with_it(self) -> None:
         with pytest.raises(ConfigError, match="form 'step' goes with schedule asynchronous"):
             convert(residual(), inputs(16), neuron="if", schedule="synchronous", form="step")
-        with pytest.raises(ConfigError, match="running_mean goes with form unrolled or loop"):
+        with pytest.raises(ConfigError, match="running_mean goes with another form"):
             convert(residual(), inputs(16), form="step", running_mean=True)
 
     def test_states_have_as_many_axes_as_their_tensors(self, path: Path) -> None:
