@@ -530,3 +530,37 @@ def test_ctrl_c_and_on_again(tmp_path: Path) -> None:
     again = call(*given, "-T", "1", "--neuron", "if", "--threshold", "mse", "--rule", "solve,none", "--json")
     assert again.returncode == 0, again.stderr
     assert json.loads(again.stdout)["resumed"] >= 1
+
+
+HALF_A_RESULT = """
+import os, signal, sys, threading, time
+from ftbc_onnx.sweep.workers import Processes
+
+def large():
+    threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGSTOP)).start()
+    return bytes(1 << 28)  # more than a pipe holds
+
+def main():
+    workers = Processes(1)
+    future = workers.submit(large)
+    while not future.running():
+        time.sleep(0.01)
+    time.sleep(1.5)
+    pool = workers._pool
+    (process,) = pool._processes.values()
+    workers.stop()
+    os.kill(process.pid, signal.SIGKILL)
+    print("stopped")
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="stops a process by a POSIX signal")
+def test_a_worker_that_dies_while_it_hands_over_a_result(tmp_path: Path) -> None:
+    """Half a result is in the pipe: the program ends nevertheless."""
+    script = tmp_path / "half.py"
+    script.write_text(HALF_A_RESULT)
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout == "stopped\n"

@@ -56,11 +56,18 @@ class Processes:
         return self._pool.submit(function, *arguments)
 
     def stop(self) -> None:
-        """End the processes."""
+        """End the processes.
+
+        One that is ended while it hands over a result leaves half of it in the pipe, and the pool would wait for the
+        other half for ever: it holds the pipe's other end open itself. So that is closed.
+        """
         running = list((self._pool._processes or {}).values())  # gone once the pool is shut down
+        results = self._pool._result_queue
         self._pool.shutdown(wait=False, cancel_futures=True)
         for process in running:
             process.terminate()
+        if results is not None:
+            results._writer.close()  # type: ignore[attr-defined]
 
 
 def _die_when_interrupted() -> None:
