@@ -67,8 +67,9 @@ class ConvertConfig:
         verify: compare the emitted model with a NumPy run of its plan.
         form: how time is laid out: ``unrolled`` (a copy of the network per step), ``folded`` (time in the batch, for
             networks whose nodes keep the samples of a batch apart), ``loop`` (one Loop over time), ``step`` (one step,
-            whose state the caller keeps: `ftbc_onnx.StepRunner`), or ``auto``: unrolled unless that has too many nodes
-            to be opened quickly, then a loop.
+            whose state the caller keeps: `ftbc_onnx.StepRunner`), or ``auto``: what runs
+            fastest on the device (unrolled on a CPU, folded on a GPU where it is possible), or a loop if that has too
+            many nodes to be opened quickly.
         opset: version of the default ONNX domain to write, from 13 on; None: the model's own, or 13 if that is older.
         float16: layers with weights compute in float16; neurons and sums stay in float32.
         steps_input: the number of steps is an input of the file, ``ftbc/steps`` (int64, []), T where it is not fed;

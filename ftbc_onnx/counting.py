@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 
 from ftbc_onnx.graph.builder import GraphBuilder
+from ftbc_onnx.graph.emit.step import neuron_nodes
 from ftbc_onnx.graph.events import binary_count_name, count_events, events_count_name, neurons_name
 from ftbc_onnx.graph.layers import uncounted
 from ftbc_onnx.graph.synops import ANALOG, BINARY, DENSE, EVERY_STEP, ONCE, SYNOPS, count_synops
 from ftbc_onnx.plan import SpikingPlan, SpikingSite
 from ftbc_onnx.results import Counts
 
+_OPSET = 17  # of what is only counted
 _TOTALS = (SYNOPS, BINARY, ANALOG, DENSE, ONCE, EVERY_STEP)
 
 Means = Mapping[str, np.ndarray]
@@ -42,15 +44,14 @@ def additions(plan: SpikingPlan, site: SpikingSite) -> float:
     Comparisons, roundings and products with its own constants are not counted. Of a synchronous site: per step, on
     average.
     """
-    scratch = GraphBuilder(17)
     if plan.synchronous:
+        scratch = GraphBuilder(_OPSET)
         names = [f"x{t}" for t in range(plan.steps)]
         plan.layer_of(site).emit(scratch, names, "unit", [f"b{t}" for t in range(plan.steps)])
+        nodes = scratch.take_nodes()
     else:
-        neuron = plan.neuron_of(site)
-        state = tuple(f"state{i}" for i, _ in enumerate(neuron.initial_state(np.ones(1, np.float32))))
-        neuron.emit_step(scratch, "current", state, "unit", "bias")
-    found = sum(node.op_type in ("Add", "Sub") for node in scratch.take_nodes())
+        nodes = neuron_nodes(plan, site, _OPSET)
+    found = sum(node.op_type in ("Add", "Sub") for node in nodes)
     return found / plan.steps if plan.synchronous else float(found)
 
 

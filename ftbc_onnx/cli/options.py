@@ -100,7 +100,7 @@ def output_options(command: F) -> F:
             default="auto",
             show_default=True,
             help="A copy of the network per time step, time in the batch, one Loop over time, or one step whose state "
-            "the caller keeps; auto: unrolled or loop, by the number of nodes.",
+            "the caller keeps; auto: what runs fastest on the device, a loop if there are many nodes.",
         ),
         click.option("--opset", type=int, help="ONNX opset to write, from 13 on [default: the model's own]."),
         click.option("--float16", is_flag=True, help="Layers with weights in float16; neurons stay in float32."),

@@ -8,13 +8,11 @@ who keeps the state. A synchronous plan has no loop and no step form.
 
 from __future__ import annotations
 
-import numpy as np
-
-from ftbc_onnx.graph.builder import GraphBuilder
 from ftbc_onnx.graph.classes import NodeClass
 from ftbc_onnx.graph.emit.folded import emit_folded, why_not_folded
 from ftbc_onnx.graph.emit.loop import emit_loop
 from ftbc_onnx.graph.emit.one_step import emit_step
+from ftbc_onnx.graph.emit.step import neuron_nodes
 from ftbc_onnx.graph.emit.unrolled import Emitted, emit_unrolled
 from ftbc_onnx.graph.sites import Network
 from ftbc_onnx.plan import SpikingPlan
@@ -66,9 +64,5 @@ def emit_quick(network: Network, plan: SpikingPlan) -> Emitted:
 def unrolled_nodes(network: Network, plan: SpikingPlan) -> int:
     """About how many nodes the unrolled form has: those of the network, and those of its neurons, at every step."""
     repeated = sum(kind not in (NodeClass.STATIC, NodeClass.SITE) for kind in network.classes.values())
-    scratch = GraphBuilder(network.view.opset)
-    for site in plan.sites:
-        neuron = plan.neuron_of(site)
-        state = tuple(f"state{i}" for i, _ in enumerate(neuron.initial_state(np.ones(1, np.float32))))
-        neuron.emit_step(scratch, "current", state, "unit", "bias")
-    return plan.steps * (repeated + len(scratch.take_nodes()))
+    neurons = sum(len(neuron_nodes(plan, site, network.view.opset)) for site in plan.sites)
+    return plan.steps * (repeated + neurons)

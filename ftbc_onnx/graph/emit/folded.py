@@ -10,10 +10,6 @@ GPU busy; on a CPU the copies of splitting and joining cost more than they bring
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-
-import numpy as np
 import onnx
 
 from ftbc_onnx.errors import ModelError
@@ -27,6 +23,7 @@ from ftbc_onnx.graph.emit.unrolled import (
     check_convertible,
     emit_means,
     emit_membranes,
+    finish,
 )
 from ftbc_onnx.graph.rowwise import is_rowwise
 from ftbc_onnx.graph.sites import Network
@@ -76,152 +73,104 @@ def emit_folded(network: Network, plan: SpikingPlan) -> Emitted:
             does not keep the rows of its batch apart.
     """
     check_convertible(network, plan.readout)
-    reason = why_not_folded(network)
+    batched, reason = _walk(network)
     if reason is not None:
         raise ModelError(f"time cannot be folded into the batch: {reason}; use form unrolled or loop")
     builder = GraphBuilder(network.view.opset)
     builder.reserve(value.name for value in network.view.inputs)
-    membranes = emit_membranes(builder, plan)
-    StepEmitter(builder, network).keep_static()
+    folding = _Folding(builder, network, emit_membranes(builder, plan), batched)
+    folding.keep_static()
     builder.promise(network.view.output_names)
-    folding = _Folding(builder, network, plan, membranes, batched_tensors(network))
     for node in network.view.nodes:
-        folding.visit(node)
+        folding.fold(node)
     readouts = [folding.readout(name) for name in network.view.output_names if name in network.temporal]
     for readout in readouts:
         with builder.scope(f"{readout.output}/out"):
             kind = network.view.elem_type(readout.output)
             (made,) = emit_means(builder, readout, [plan.steps - 1], kind)
         builder.alias(made, readout.output)
-    model = builder.to_model(
-        network.view.graph.name or "snn",
-        network.view.inputs,
-        network.view.graph.output,
-        network.view.model.opset_import,
-    )
-    return Emitted(model, tuple(readouts), "folded")
+    return Emitted(finish(builder, network), tuple(readouts), "folded")
 
 
-@dataclass
-class _Folding:
-    """What was written of a tensor: its T parts [B, ...], and all in one, [T*B, ...]; as currents and as means."""
+class _Folding(StepEmitter):
+    """Writes a node once for all steps, [T*B, ...]; what is wanted of one step is split off, [B, ...].
 
-    builder: GraphBuilder
-    network: Network
-    plan: SpikingPlan
-    membranes: Membranes
-    batched: set[str]
-    parts: dict[str, list[str]] = field(default_factory=dict)
-    whole: dict[str, str] = field(default_factory=dict)
-    mean_parts: dict[str, list[str]] = field(default_factory=dict)
-    mean_whole: dict[str, str] = field(default_factory=dict)
-    sums: dict[str, list[str]] = field(default_factory=dict)
-    repeated: dict[str, str] = field(default_factory=dict)
+    Currents and means are converted as in every form, step by step.
+    """
 
-    def visit(self, node: onnx.NodeProto) -> None:
-        """Write a node, once for all steps."""
-        kind = self.network.classes[node.name]
+    def __init__(self, builder: GraphBuilder, network: Network, membranes: Membranes, batched: set[str]) -> None:
+        super().__init__(builder, network)
+        self._membranes = membranes
+        self._plan = membranes.plan
+        self._batched = batched
+        self._whole_currents: dict[str, str] = {}
+        self._whole_means: dict[str, str] = {}
+        self._repeated: dict[str, str] = {}
+
+    def fold(self, node: onnx.NodeProto) -> None:
+        """Write a node."""
+        kind = self._network.classes[node.name]
         if kind is NodeClass.SITE:
             self._fire(node)
         elif kind is not NodeClass.STATIC:
-            outputs = [name for name in node.output if name]
-            in_mean = outputs[0] in self.network.mean_form
-            read = self._mean if in_mean else self._current
-            made = self.builder.copy(node, {name: read(name) for name in node_inputs(node)}, "/folded")
-            (self.mean_whole if in_mean else self.whole).update(made)
+            in_mean = next(name for name in node.output if name) in self._network.mean_form
+            made = self._whole_means if in_mean else self._whole_currents
+            made.update(self._builder.copy(node, {n: self._whole(n, in_mean) for n in node_inputs(node)}, "/folded"))
 
     def readout(self, output: str) -> Readout:
         """Where an output is found after every step."""
-        is_mean = output in self.network.mean_form
-        tensors = self._parts_of_mean(output) if is_mean else self._sums(output)
-        return Readout(output, is_mean, tuple(tensors), self.plan.readout)
+        is_mean = output in self._network.mean_form
+        read = self.mean if is_mean else self.sum
+        return Readout(output, is_mean, tuple(read(output, t) for t in range(self._plan.steps)), self._plan.readout)
+
+    def current(self, tensor: str, t: int) -> str:
+        """Name of the value of `tensor` at step t."""
+        self._split(tensor)
+        return super().current(tensor, t)
+
+    def mean(self, tensor: str, t: int) -> str:
+        """Name of the running mean of `tensor` after step t."""
+        self._split(tensor)
+        return super().mean(tensor, t)
+
+    def sum(self, tensor: str, t: int) -> str:
+        """Name of the sum of a tensor's currents up to step t."""
+        self._split(tensor)
+        return super().sum(tensor, t)
 
     def _fire(self, node: onnx.NodeProto) -> None:
-        for site in self.plan.sites:
-            if site.spikes in node.output:
-                currents = self._parts_of_current(site.current)
-                if self.plan.synchronous:
-                    spikes = self.membranes.fire_all(site, currents)
-                else:
-                    spikes = [self.membranes.fire(site, t, current) for t, current in enumerate(currents)]
-                self.parts[site.spikes] = spikes
-
-    def _current(self, tensor: str) -> str:
-        """A tensor at all steps, as a current."""
-        if tensor not in self.network.temporal:
-            return self._repeat(tensor)
-        if tensor not in self.whole:
-            self.whole[tensor] = self._join(tensor, self._parts_of_current(tensor), "folded")
-        return self.whole[tensor]
-
-    def _mean(self, tensor: str) -> str:
-        """Running means of a tensor after all steps."""
-        if tensor not in self.network.temporal:
-            return self._repeat(tensor)
-        if tensor not in self.mean_whole:
-            self.mean_whole[tensor] = self._join(tensor, self._parts_of_mean(tensor), "means")
-        return self.mean_whole[tensor]
-
-    def _parts_of_current(self, tensor: str) -> list[str]:
-        if tensor not in self.network.temporal:
-            return [tensor] * self.plan.steps
-        if tensor not in self.parts:
-            if tensor in self.whole:
-                self.parts[tensor] = self._split(tensor, self.whole[tensor], "part")
+        for site in self._sites_of(node):
+            currents = [self.current(site.current, t) for t in range(self._plan.steps)]
+            if self._plan.synchronous:
+                spikes = self._membranes.fire_all(site, currents)
             else:
-                self.parts[tensor] = self._differences(tensor)
-        return self.parts[tensor]
+                spikes = [self._membranes.fire(site, t, current) for t, current in enumerate(currents)]
+            self._currents.update({(site.spikes, t): name for t, name in enumerate(spikes)})
 
-    def _parts_of_mean(self, tensor: str) -> list[str]:
-        if tensor not in self.mean_parts:
-            if tensor in self.mean_whole:
-                self.mean_parts[tensor] = self._split(tensor, self.mean_whole[tensor], "mean")
-            else:
-                totals = self._sums(tensor)
-                self.mean_parts[tensor] = [totals[0]] + [
-                    self.builder.op("Div", total, self._count(t, tensor), out=f"{tensor}/t{t}/mean")
-                    for t, total in enumerate(totals[1:], 1)
-                ]
-        return self.mean_parts[tensor]
-
-    def _sums(self, tensor: str) -> list[str]:
-        """cum[t] = cum[t-1] + x[t]."""
-        if tensor not in self.sums:
-            first, *rest = self._parts_of_current(tensor)
-            totals = [first]
-            for t, part in enumerate(rest, 1):
-                totals.append(self.builder.op("Add", totals[-1], part, out=f"{tensor}/t{t}/sum"))
-            self.sums[tensor] = totals
-        return self.sums[tensor]
-
-    def _differences(self, tensor: str) -> list[str]:
-        """x[t] = total[t] - total[t-1] with total[t] = (t+1) * mean[t]."""
-        means = self._parts_of_mean(tensor)
-        totals = [means[0]] + [
-            self.builder.op("Mul", mean, self._count(t, tensor), out=f"{tensor}/t{t}/total")
-            for t, mean in enumerate(means[1:], 1)
-        ]
-        return [means[0]] + [
-            self.builder.op("Sub", totals[t], totals[t - 1], out=f"{tensor}/t{t}/current")
-            for t in range(1, self.plan.steps)
-        ]
-
-    def _count(self, t: int, tensor: str) -> str:
-        kind = self.network.view.elem_type(tensor) or onnx.TensorProto.FLOAT
-        return self.builder.constant(np.array(t + 1, onnx.helper.tensor_dtype_to_np_dtype(kind)))
-
-    def _split(self, tensor: str, whole: str, label: str) -> list[str]:
-        if self.plan.steps == 1:
-            return [whole]
-        return self.builder.split(whole, self.plan.steps, [f"{tensor}/t{t}/{label}" for t in range(self.plan.steps)])
-
-    def _join(self, tensor: str, parts: Sequence[str], label: str) -> str:
-        return parts[0] if len(parts) == 1 else self.builder.op("Concat", *parts, out=f"{tensor}/{label}", axis=0)
-
-    def _repeat(self, tensor: str) -> str:
-        """A static tensor for all steps: once per step if it has one row per sample, else as it is."""
-        if tensor not in self.batched:
+    def _whole(self, tensor: str, in_mean: bool) -> str:
+        """A tensor at all steps, as a current or as a mean; a static one once per step if it has one row per sample."""
+        temporal, steps = tensor in self._network.temporal, self._plan.steps
+        if not temporal and tensor not in self._batched:
             return tensor
-        if tensor not in self.repeated:
-            self.repeated[tensor] = self._join(tensor, [tensor] * self.plan.steps, "repeated")
-        return self.repeated[tensor]
+        held, label = self._repeated, "repeated"
+        if temporal:
+            held, label = (self._whole_means, "means") if in_mean else (self._whole_currents, "folded")
+        if tensor not in held:
+            read = self.mean if in_mean else self.current
+            parts = [read(tensor, t) for t in range(steps)] if temporal else [tensor] * steps
+            joined = self._builder.op("Concat", *parts, out=f"{tensor}/{label}", axis=0) if steps > 1 else parts[0]
+            held[tensor] = joined
+        return held[tensor]
+
+    def _split(self, tensor: str) -> None:
+        """Make the parts of a tensor that was written for all steps, if nobody has."""
+        steps = range(self._plan.steps)
+        for whole, parts, label in (
+            (self._whole_currents, self._currents, "part"),
+            (self._whole_means, self._means, "part_of_means"),
+        ):
+            if tensor in whole and (tensor, 0) not in parts:
+                names = [whole[tensor]]
+                if len(steps) > 1:
+                    names = self._builder.split(whole[tensor], len(steps), [f"{tensor}/t{t}/{label}" for t in steps])
+                parts.update({(tensor, t): name for t, name in zip(steps, names, strict=True)})

@@ -29,6 +29,7 @@ from ftbc_onnx.graph.emit.unrolled import (
     emit_biases,
     emit_populations,
     emit_unrolled,
+    finish,
 )
 from ftbc_onnx.graph.recorder import TIME
 from ftbc_onnx.graph.sites import Network
@@ -76,13 +77,7 @@ def emit_loop(network: Network, plan: SpikingPlan, steps_input: bool = False) ->
     for output, inside in carried.items():
         builder.alias(last[inside], output)
     asked = [onnx.helper.make_tensor_value_info(STEPS, onnx.TensorProto.INT64, [])] if steps_input else []
-    model = builder.to_model(
-        network.view.graph.name or "snn",
-        [*network.view.inputs, *asked],
-        network.view.graph.output,
-        network.view.model.opset_import,
-    )
-    return Emitted(model, tuple(turn.readouts), "loop")
+    return Emitted(finish(builder, network, asked), tuple(turn.readouts), "loop")
 
 
 def _checked_steps(builder: GraphBuilder, most: int) -> str:

@@ -26,7 +26,7 @@ from ftbc_onnx.graph.emit.carried import CarriedStep
 from ftbc_onnx.graph.emit.full_start import is_shared
 from ftbc_onnx.graph.emit.loop import Turn
 from ftbc_onnx.graph.emit.step import StepEmitter
-from ftbc_onnx.graph.emit.unrolled import Emitted, check_convertible
+from ftbc_onnx.graph.emit.unrolled import Emitted, check_convertible, finish
 from ftbc_onnx.graph.sites import Network
 from ftbc_onnx.plan import SpikingPlan
 
@@ -90,12 +90,7 @@ def emit_step(network: Network, plan: SpikingPlan) -> Emitted:
         listed.append([carried.inside, after, kept[-1].name])
         inputs.append(info(carried.inside, carried.kind, None if dims is None else [None] * len(dims)))
         outputs.append(info(after, carried.kind, dims))
-    model = builder.to_model(
-        network.view.graph.name or "snn",
-        [*network.view.inputs, *inputs],
-        [*network.view.graph.output, *outputs],
-        network.view.model.opset_import,
-    )
+    model = finish(builder, network, inputs, outputs)
     model.graph.initializer.extend(kept)
     model.metadata_props.add(key=STATES, value=json.dumps(listed))
     return Emitted(model, tuple(turn.readouts), "step")

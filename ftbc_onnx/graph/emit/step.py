@@ -22,13 +22,21 @@ from ftbc_onnx.graph.builder import GraphBuilder
 from ftbc_onnx.graph.classes import SHAPE_ONLY, NodeClass
 from ftbc_onnx.graph.sites import Network
 from ftbc_onnx.graph.view import names_inside, node_inputs, subgraphs
-from ftbc_onnx.plan import SpikingSite
+from ftbc_onnx.plan import SpikingPlan, SpikingSite
 
 Fire = Callable[[SpikingSite, int, str], str]
 """(site, t, current) -> spikes; the caller keeps the membranes."""
 
 FireAll = Callable[[SpikingSite, list[str]], list[str]]
 """(site, its currents at every step) -> its spikes at every step."""
+
+
+def neuron_nodes(plan: SpikingPlan, site: SpikingSite, opset: int) -> list[onnx.NodeProto]:
+    """What one step of a site's neurons is written as, by itself: to be counted."""
+    scratch, neuron = GraphBuilder(opset), plan.neuron_of(site)
+    state = tuple(f"state{i}" for i, _ in enumerate(neuron.initial_state(np.ones(1, np.float32))))
+    neuron.emit_step(scratch, "current", state, "unit", "bias")
+    return scratch.take_nodes()
 
 
 class StepEmitter:

@@ -8,7 +8,7 @@ an initializer of shape [C], its temporal biases one of shape [T, C]; the output
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -274,10 +274,20 @@ def emit_unrolled(network: Network, plan: SpikingPlan) -> Emitted:
                 (made,) = emit_means(builder, readouts[name], [last], network.view.elem_type(name))
         if made != name:
             builder.alias(made, name)
-    model = builder.to_model(
-        network.view.graph.name or "snn",
-        network.view.inputs,
-        network.view.graph.output,
-        network.view.model.opset_import,
+    return Emitted(finish(builder, network), tuple(readouts.values()))
+
+
+def finish(
+    builder: GraphBuilder,
+    network: Network,
+    inputs: Sequence[onnx.ValueInfoProto] = (),
+    outputs: Sequence[onnx.ValueInfoProto] = (),
+) -> onnx.ModelProto:
+    """The model of a form: the ANN's interface, with more inputs and outputs behind it."""
+    view = network.view
+    return builder.to_model(
+        view.graph.name or "snn",
+        [*view.inputs, *inputs],
+        [*view.graph.output, *outputs],
+        view.model.opset_import,
     )
-    return Emitted(model, tuple(readouts.values()))
