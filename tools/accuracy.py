@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -181,6 +181,20 @@ def read(results: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
 
 
+def measure(cases: Iterable[Case], results: Path, measured: Callable[[Case], dict[str, Any]]) -> None:
+    """Measure what is not in the results file yet, each case once; a line is added as soon as it is there."""
+    done = {json.dumps(row["case"], sort_keys=True) for row in read(results)}
+    wanted = {case.key: case for case in cases}
+    todo = [case for key, case in wanted.items() if key not in done]
+    with Progress(console=Console(stderr=True)) as bar:
+        task = bar.add_task("conversions", total=len(todo))
+        for case in todo:
+            bar.update(task, description=f"{case.network} {case.label} T={case.steps}")
+            with results.open("a") as file:
+                file.write(json.dumps(measured(case)) + "\n")
+            bar.advance(task)
+
+
 @click.command()
 @click.option("--data", type=click.Path(path_type=Path, exists=True), help="Folder of images and networks.")
 @click.option("--only", multiple=True, help="Parts to measure [default: all].")
@@ -191,16 +205,7 @@ def main(data: Path | None, only: tuple[str, ...], results: Path, write: bool) -
     if not write:
         if data is None:
             raise click.UsageError("--data is needed to measure")
-        done = {json.dumps(row["case"], sort_keys=True) for row in read(results)}
-        wanted = {case.key: case for case in cases() if not only or case.part in only}
-        todo = [case for key, case in wanted.items() if key not in done]
-        with Progress(console=Console(stderr=True)) as bar:
-            task = bar.add_task("conversions", total=len(todo))
-            for case in todo:
-                bar.update(task, description=f"{case.label} T={case.steps}")
-                with results.open("a") as file:
-                    file.write(json.dumps(run(case, data)) + "\n")
-                bar.advance(task)
+        measure((case for case in cases() if not only or case.part in only), results, lambda case: run(case, data))
     write_page(read(results), ROOT / "docs")
 
 

@@ -12,7 +12,6 @@ for every T.
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,10 +19,8 @@ from typing import Any
 
 import click
 import numpy as np
-from accuracy import Case, read, run
+from accuracy import Case, measure, read, run
 from real_data import markdown
-from rich.console import Console
-from rich.progress import Progress
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs" / "reproduced.jsonl"
@@ -174,15 +171,8 @@ def main(data: Path | None, files: tuple[Path, ...], seeds: int, results: Path, 
         if data is None:
             raise click.UsageError("--data is needed to measure")
         paths = {path.stem: path for path in files or sorted((ROOT / "models").glob("cifar10_*.onnx"))}
-        done = {json.dumps(row["case"], sort_keys=True) for row in read(results)}
-        todo = [case for case in cases(list(paths)) if case.seed < seeds and case.key not in done]
-        with Progress(console=Console(stderr=True)) as bar:
-            task = bar.add_task("conversions", total=len(todo))
-            for case in todo:
-                bar.update(task, description=f"{case.network} {case.label} T={case.steps}")
-                with results.open("a") as file:
-                    file.write(json.dumps(run(case, data, paths[case.network])) + "\n")
-                bar.advance(task)
+        chosen = (case for case in cases(list(paths)) if case.seed < seeds)
+        measure(chosen, results, lambda case: run(case, data, paths[case.network]))
     write_page(read(results), ROOT / "docs" / "reproduced.md")
 
 
