@@ -8,6 +8,28 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ftbc_onnx.errors import ConfigError
+
+
+def check_target(target: Path, option: str, suffix: str, *others: str) -> None:
+    """Refuse a file that could not be written, before any long work.
+
+    Args:
+        target: where to write.
+        option: that it was given with, for the message.
+        suffix: what such files end with; another kind of file is not replaced.
+        others: what they may end with, too.
+
+    Raises:
+        ConfigError: it is a folder, stands in no folder, or would replace something of another kind.
+    """
+    if target.is_dir():
+        raise ConfigError(f"{option} '{target}' is a folder: give the name of a file")
+    if target.exists() and target.suffix.lower() not in (suffix, *others):
+        raise ConfigError(f"{option} '{target}' exists and is no {suffix} file: choose another name")
+    if not target.parent.is_dir():
+        raise ConfigError(f"the folder of {option} '{target}' does not exist: create it first")
+
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:

@@ -25,10 +25,11 @@ from ftbc_onnx.cli.screen import progress_bars, set_up_logging
 from ftbc_onnx.cli.values import labelled, preprocessing_of
 from ftbc_onnx.config import ConvertConfig
 from ftbc_onnx.errors import ConfigError
-from ftbc_onnx.page import check_libraries, check_target, write_page
+from ftbc_onnx.page import check_libraries, check_page, write_page
 from ftbc_onnx.pipeline import convert as convert_model
 from ftbc_onnx.pipeline import default_output
 from ftbc_onnx.report import print_conversion
+from ftbc_onnx.whole import check_target
 
 
 @click.command()
@@ -102,10 +103,12 @@ def convert(
     options["readout"] = options["readout"] or ("mean" if options["readout_from"] is None else "delayed")
     config = ConvertConfig.from_options({"threshold": threshold, **options})
     target = output or default_output(model, config.steps)
-    _check_target(target, model)
+    if target.is_file() and model.exists() and target.samefile(model):
+        raise ConfigError(f"--output '{target}' is the input itself: choose another name")
+    check_target(target, "--output", ".onnx")
     if page is not None:
         check_libraries()
-        check_target(page, "--report")
+        check_page(page, "--report")
         if page.resolve() == target.resolve():
             raise ConfigError(f"--report '{page}' is the name of the converted model: choose another")
     with progress_bars(quiet or as_json) as progress:
@@ -131,15 +134,3 @@ def convert(
             if path is not None:
                 size = f"{path.stat().st_size / 1e6:.2f} MB"
                 console.print(f"wrote {path} ({size})", highlight=False, soft_wrap=True, markup=False)
-
-
-def _check_target(target: Path, model: Path) -> None:
-    """Refuse a target that could not be written, before any long work."""
-    if target.is_dir():
-        raise ConfigError(f"--output '{target}' is a folder: give the name of a file")
-    if target.exists() and model.exists() and target.samefile(model):
-        raise ConfigError(f"--output '{target}' is the input itself: choose another name")
-    if target.exists() and target.suffix.lower() != ".onnx":  # the data, or the input's weights
-        raise ConfigError(f"--output '{target}' exists and is no .onnx file: choose another name")
-    if not target.parent.is_dir():
-        raise ConfigError(f"the folder of --output '{target}' does not exist: create it first")

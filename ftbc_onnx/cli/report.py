@@ -11,7 +11,7 @@ import click
 from rich.console import Console
 
 from ftbc_onnx.errors import ConfigError
-from ftbc_onnx.page import check_target, write_page, write_pictures
+from ftbc_onnx.page import check_page, write_page, write_pictures
 from ftbc_onnx.report import print_conversion
 
 NEEDED = {
@@ -38,7 +38,7 @@ def report(*, report: TextIO, output: Path | None, png: Path | None, verbose: bo
     """
     read = read_report(report)
     if output is not None:
-        check_target(output, "--output")
+        check_page(output, "--output")
         write_page(read, output)
         click.echo(f"wrote {output}")
     if png is not None:

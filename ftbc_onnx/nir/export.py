@@ -22,7 +22,7 @@ from ftbc_onnx.plan import SpikingPlan
 from ftbc_onnx.preprocessing import Preprocessing
 from ftbc_onnx.runtime import choose_device
 from ftbc_onnx.spiking_file import SpikingFile, read_spiking
-from ftbc_onnx.whole import written_whole
+from ftbc_onnx.whole import check_target, written_whole
 
 
 def export_nir(
@@ -125,12 +125,7 @@ def _ann_of(file: SpikingFile) -> Path:
 def _target(file: SpikingFile, target: str | os.PathLike[str] | None) -> Path:
     """Where to write; refused before long work if it cannot be written."""
     path = Path(file.name).with_suffix(".nir") if target is None else Path(target)
-    if path.is_dir():
-        raise ConfigError(f"--output '{path}' is a folder: give the name of a file")
-    if path.exists() and path.suffix.lower() != ".nir":
-        raise ConfigError(f"--output '{path}' exists and is no .nir file: choose another name")
-    if not path.parent.is_dir():
-        raise ConfigError(f"the folder of --output '{path}' does not exist: create it first")
+    check_target(path, "--output", ".nir")
     return path
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ftbc_onnx.errors import ConfigError
-from ftbc_onnx.whole import written_whole
+from ftbc_onnx.whole import check_target, written_whole
 
 LIBRARIES = ("matplotlib", "jinja2")
 
@@ -30,18 +30,9 @@ def check_libraries() -> None:
         raise ConfigError(f"an HTML report takes {' and '.join(missing)}: pip install 'ftbc-onnx[report]'")
 
 
-def check_target(target: Path, option: str) -> None:
-    """Refuse a page that could not be written.
-
-    Raises:
-        ConfigError: it is a folder, stands in no folder, or would replace something that is no page.
-    """
-    if target.is_dir():
-        raise ConfigError(f"{option} '{target}' is a folder: give the name of a file")
-    if target.exists() and target.suffix.lower() not in (".html", ".htm"):
-        raise ConfigError(f"{option} '{target}' exists and is no .html file: choose another name")
-    if not target.parent.is_dir():
-        raise ConfigError(f"the folder of {option} '{target}' does not exist: create it first")
+def check_page(target: Path, option: str) -> None:
+    """Refuse a page that could not be written (`ftbc_onnx.whole.check_target`)."""
+    check_target(target, option, ".html", ".htm")
 
 
 def write_page(report: Mapping[str, Any], target: Path) -> None:
