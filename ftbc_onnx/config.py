@@ -22,7 +22,7 @@ SWITCHES = "binary compress_bias strict per_channel random_data verify running_m
 OLDEST_OPSET = 13
 """From here on Split and Squeeze need no known sizes and ReduceSum takes axes."""
 
-FORMS = ("auto", "unrolled", "folded", "loop", "step")
+FORMS = ("auto", "unrolled", "fused", "folded", "loop", "step")
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import numpy as np
 
 from ftbc_onnx.compression import RANK, Factors, compress
 from ftbc_onnx.errors import ConfigError
-from ftbc_onnx.neurons import Neuron, NeuronSpec, Scaled, Synchronous, check_schedule
+from ftbc_onnx.neurons import Neuron, NeuronSpec, Reversed, Scaled, Synchronous, check_schedule
 from ftbc_onnx.window import Window
 
 
@@ -102,6 +102,8 @@ class SpikingPlan:
         gains: factor on the spikes of a site, per channel, [C] (`ftbc_onnx.neurons.scaled`); absent sites have none.
         readout: over which steps the output is averaged; ``mean`` or ``delayed:t0`` as text.
         schedule: ``asynchronous``: sites fire at every step; ``synchronous``: once, on all T steps of their current.
+        reversed: sites of integrate-and-fire neurons whose currents come with the other sign (`ftbc_onnx.graph.fuse`),
+            and the membrane that they start from.
     """
 
     source_digest: str
@@ -114,6 +116,7 @@ class SpikingPlan:
     schedule: str = "asynchronous"
     factors: Mapping[str, Factors] = field(default_factory=dict)
     gains: Mapping[str, np.ndarray] = field(default_factory=dict)
+    reversed: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if isinstance(self.neuron, str):
@@ -162,7 +165,9 @@ class SpikingPlan:
 
     def neuron_of(self, site: SpikingSite) -> Neuron:
         """The neuron that stands at a site."""
-        neuron = self.neuron.make(bipolar=site.signed)
+        neuron: Neuron = self.neuron.make(bipolar=site.signed)
+        if site.name in self.reversed:
+            return Reversed(self.reversed[site.name])
         gain = self.gains.get(site.name)
         return neuron if gain is None else Scaled(neuron, gain.reshape(site.channel_shape))
 

@@ -60,6 +60,7 @@ class _Simulation:
             s.name: self._neurons[s.name].unit(plan.thresholds[s.name].reshape(s.channel_shape)) for s in plan.sites
         }
         self._states = {name: self._neurons[name].initial_state(unit) for name, unit in self._units.items()}
+        self._entered = network.entering("bias")
         self._sums: dict[str, np.ndarray] = {}
         self._totals: dict[str, np.ndarray] = {}
         self._dropped: dict[str, np.ndarray] = {}
@@ -75,7 +76,7 @@ class _Simulation:
                 if cut is None:
                     continue
                 if cut.site is not None:
-                    self._values[cut.fed_in] = self._fire(cut.site, self._values[cut.handed_out], t)
+                    self._values[cut.fed_in] = self._at_site(cut, cut.site, self._values[cut.handed_out], t)
                 else:
                     self._convert(cut, self._values, means, t)
             rows.append(self._outputs(self._values, means, t))
@@ -136,8 +137,19 @@ class _Simulation:
             return mean
         return np.asarray((total - self._dropped[name]) / number(window.count(t)))
 
+    def _at_site(self, cut: Cut, site: SpikingSite, value: np.ndarray, t: int) -> np.ndarray:
+        """Spikes of a current; or the sum with a site's bias at step t, or with its membrane, where that comes in."""
+        if cut.kind == "fire":
+            return self._fire(site, value, t)
+        if cut.kind == "bias":
+            return np.asarray(self._plan.biases[site.name][t] + value)
+        membrane, self._states[site.name] = self._states[site.name][0], (np.zeros(1, np.float32),)
+        return np.asarray(value + membrane)
+
     def _fire(self, site: SpikingSite, current: np.ndarray, t: int) -> np.ndarray:
-        bias = self._plan.biases[site.name][t].reshape(site.channel_shape)
+        bias = np.zeros(1, np.float32)
+        if site.name not in self._entered:
+            bias = self._plan.biases[site.name][t].reshape(site.channel_shape)
         spikes, state = self._neurons[site.name].step(current, self._states[site.name], self._units[site.name], bias)
         self._states[site.name] = state
         return spikes
@@ -193,7 +205,7 @@ def verify(emitted: Emitted, network: Network, plan: SpikingPlan, feeds: Feeds) 
     """
     few = max(1, min(plan.steps, MOST_RUNS // max(1, len(network.sites))))
     steps = plan.steps if plan.synchronous else few
-    expected = simulate(network, plan, feeds, steps)
+    expected = simulate(*(emitted.twin or (network, plan)), feeds, steps)
     run, names = run_through(emitted, plan), [running_mean_name(readout.output) for readout in emitted.readouts]
     found = run(feeds)
     bitwise, largest = True, 0.0

@@ -23,6 +23,10 @@ _INSIDE = 1 << 29
 """Bytes of weights that the body of a Loop may hold."""
 
 
+_LOOKED_UP = ("spikes", "events")
+"""Names under which tensors are found in an emitted model: they are made even where nothing is computed."""
+
+
 class GraphBuilder:
     """Collects nodes and initializers; also the `Sink` that neurons and rules write into."""
 
@@ -36,6 +40,7 @@ class GraphBuilder:
         self._promised: set[str] = set()
         self._avoided: set[str] = set()
         self._node_names: set[str] = set()
+        self._neutral: dict[str, tuple[str, ...]] = {}
         self._scope = ""
 
     @classmethod
@@ -88,7 +93,15 @@ class GraphBuilder:
 
     def op(self, op_type: str, *inputs: str, out: str | None = None, **attrs: Any) -> str:
         """Append a node of the default domain with one output; returns the output's name."""
+        if len(inputs) == 2 and op_type in self._neutral.get(inputs[1], ()):
+            if out not in _LOOKED_UP:
+                return inputs[0]
+            op_type, inputs = "Identity", inputs[:1]
         return self.ops(op_type, inputs, [out or op_type.lower()], **attrs)[0]
+
+    def skip(self, name: str, *op_types: str) -> None:
+        """Write no node of these operators where `name` is the second operand: it is 1, or 0, and changes nothing."""
+        self._neutral[name] = op_types
 
     def ops(self, op_type: str, inputs: Iterable[str], outs: Iterable[str], **attrs: Any) -> list[str]:
         """Append a node of the default domain with several outputs; returns their names."""

@@ -3,6 +3,8 @@
 A cut is a tensor that one segment computes, that is turned into something else in NumPy, and that later segments read:
 
 * at a site, the current is handed out and the spikes are fed in;
+* where the bias or the membrane of a site comes in before its neurons, what it is added to is handed out and the sum is
+  fed in;
 * where a current is read as a mean, or a mean as a current, the tensor is handed out and its other form is fed in.
 
 Within a segment every node is the ANN's own. Each node stands in exactly one segment, so a step costs one run of the
@@ -30,8 +32,8 @@ class Cut:
     Attributes:
         handed_out: tensor of the ANN to start from.
         fed_in: name under which later segments read what was made of it.
-        kind: ``fire``, ``to_mean`` or ``to_current``.
-        site: the site, for ``fire``.
+        kind: ``fire``, ``to_mean``, ``to_current``, or ``bias`` or ``membrane`` (that of a site is added, see `Network.entries`).
+        site: the site, where there is one.
     """
 
     handed_out: str
@@ -93,6 +95,11 @@ def _cuts(network: Network) -> tuple[list[Cut], list[onnx.NodeProto]]:
                 current = _converted(network, site.current, False, cuts)
                 cuts[site.spikes] = Cut(current, site.spikes, "fire", site)
             continue
+        for name in node.input:
+            if name in network.entries:
+                entry = network.entries[name]
+                source = _converted(network, entry.source, False, cuts)
+                cuts[name] = Cut(source, name, entry.kind, entry.site)
         copy = onnx.NodeProto()
         copy.CopyFrom(node)
         if kind is not NodeClass.STATIC:

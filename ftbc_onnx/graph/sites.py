@@ -26,6 +26,21 @@ from ftbc_onnx.plan import Refusal, SpikingSite
 
 
 @dataclass(frozen=True)
+class Entry:
+    """Where the bias of a site, or its membrane, comes in, if not at its neurons.
+
+    Attributes:
+        site: the site.
+        source: what it is added to: a constant [C], or a tensor of the shape of the site's current.
+        kind: ``bias`` or ``membrane``.
+    """
+
+    site: SpikingSite
+    source: str
+    kind: str = "bias"
+
+
+@dataclass(frozen=True)
 class Network:
     """A normalised ANN with every node classed.
 
@@ -38,6 +53,8 @@ class Network:
         temporal: tensors that depend on spikes.
         mean_form: temporal tensors that are made as running means (by rate-exact nodes, and by linear ones that read
             nothing else); the others are made as currents, one value per step.
+        entries: tensors that no node makes: others to which a site's bias or membrane is added, step by step
+            (`ftbc_onnx.graph.fuse`).
     """
 
     view: GraphView
@@ -47,6 +64,11 @@ class Network:
     temporal: frozenset[str]
     mean_form: frozenset[str]
     analog: tuple[Refusal, ...] = ()
+    entries: Mapping[str, Entry] = field(default_factory=dict)
+
+    def entering(self, kind: str) -> dict[str, str]:
+        """Name of the entry of every site that has one of a kind, by site."""
+        return {entry.site.name: name for name, entry in self.entries.items() if entry.kind == kind}
 
     @property
     def static_batch(self) -> int | None:

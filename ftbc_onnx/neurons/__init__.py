@@ -13,6 +13,7 @@ from ftbc_onnx.neurons.group import Group
 from ftbc_onnx.neurons.integrate_and_fire import IntegrateAndFire
 from ftbc_onnx.neurons.multi_threshold import MultiThreshold
 from ftbc_onnx.neurons.protocol import Neuron
+from ftbc_onnx.neurons.reversed import Reversed
 from ftbc_onnx.neurons.scaled import Scaled
 from ftbc_onnx.neurons.signed import Signed
 from ftbc_onnx.neurons.soft_reset import SoftReset
@@ -119,6 +120,7 @@ __all__ = [
     "SCHEDULES",
     "Neuron",
     "NeuronSpec",
+    "Reversed",
     "Scaled",
     "Synchronous",
     "check_schedule",

@@ -99,7 +99,7 @@ class SoftReset(ABC):
     def emit_hold(self, sink: Sink, current: str, state: StateNames, unit: str) -> StateNames:
         """v[t-1] + x[t], and what counts of sent."""
         v, *memory = state
-        drive = sink.op("Add", v, current, out="drive")
+        drive = sink.op("Add", current, v, out="drive")
         return (drive, *(self.emit_memory(sink, sent, unit) for sent in memory))
 
     def emit_events(self, sink: Sink, held: StateNames, unit: str, bias: str) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from ftbc_onnx.graph.classes import NodeClass
 from ftbc_onnx.graph.emit.folded import emit_folded, why_not_folded
+from ftbc_onnx.graph.emit.fused import emit_fused
 from ftbc_onnx.graph.emit.loop import emit_loop
 from ftbc_onnx.graph.emit.one_step import emit_step
 from ftbc_onnx.graph.emit.step import neuron_nodes
@@ -17,7 +18,7 @@ from ftbc_onnx.graph.emit.unrolled import Emitted, emit_unrolled
 from ftbc_onnx.graph.sites import Network
 from ftbc_onnx.plan import SpikingPlan
 
-_FORMS = {"unrolled": emit_unrolled, "folded": emit_folded, "loop": emit_loop, "step": emit_step}
+_FORMS = {"unrolled": emit_unrolled, "fused": emit_fused, "folded": emit_folded, "loop": emit_loop, "step": emit_step}
 
 LARGEST = 4000
 """Nodes of an unrolled network beyond which ``auto`` takes the loop form."""

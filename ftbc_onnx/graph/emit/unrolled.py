@@ -8,7 +8,7 @@ an initializer of shape [C], its temporal biases one of shape [T, C]; the output
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,6 +17,7 @@ import onnx
 from ftbc_onnx.errors import ModelError
 from ftbc_onnx.graph.builder import GraphBuilder
 from ftbc_onnx.graph.emit.step import StepEmitter
+from ftbc_onnx.graph.fuse import threshold_name
 from ftbc_onnx.graph.recorder import Step, at
 from ftbc_onnx.graph.sites import Network
 from ftbc_onnx.plan import SpikingPlan, SpikingSite
@@ -36,11 +37,6 @@ _FLOATS = (
 def bias_name(site: str) -> str:
     """Initializer of a site's temporal biases, [T, C]."""
     return f"{site}/bias"
-
-
-def threshold_name(site: str) -> str:
-    """Initializer of a site's thresholds, [C]."""
-    return f"{site}/threshold"
 
 
 def factor_names(site: str) -> tuple[str, str]:
@@ -77,11 +73,19 @@ class Readout:
 
 @dataclass(frozen=True)
 class Emitted:
-    """An emitted model, and where its outputs can be read after every step."""
+    """An emitted model, and where its outputs can be read after every step.
+
+    Attributes:
+        model: the model.
+        readouts: of every output that depends on spikes.
+        form: how time is laid out.
+        twin: the network and the plan that it computes to the last bit, if not those it was emitted from.
+    """
 
     model: onnx.ModelProto
     readouts: tuple[Readout, ...]
     form: str = "unrolled"
+    twin: tuple[Network, SpikingPlan] | None = None
 
 
 @dataclass
@@ -125,20 +129,27 @@ class Population:
     state: tuple[str, ...]
 
 
-def emit_populations(builder: GraphBuilder, plan: SpikingPlan) -> dict[str, Population]:
-    """Thresholds, units and initial states of every site, by site."""
+def emit_populations(
+    builder: GraphBuilder, plan: SpikingPlan, in_units: Container[str] = ()
+) -> dict[str, Population]:
+    """Thresholds, units and initial states of every site, by site; of those `in_units` the unit is 1."""
     populations = {}
     for site in plan.sites:
         neuron = plan.neuron_of(site)
         theta = plan.thresholds[site.name]
-        flat = builder.initializer(threshold_name(site.name), theta)
         shaped = theta.reshape(site.channel_shape)
         with builder.scope(site.name):
-            same = shaped.shape == theta.shape
-            threshold = flat if same else builder.reshape(flat, site.channel_shape, out="theta")
-            unit = neuron.emit_unit(builder, threshold)
+            if site.name in in_units:
+                unit = threshold = builder.constant(1.0)
+            else:
+                threshold = builder.initializer(threshold_name(site.name), theta)
+                if shaped.shape != theta.shape:
+                    threshold = builder.reshape(threshold, site.channel_shape, out="theta")
+                unit = neuron.emit_unit(builder, threshold)
             state = tuple(
                 builder.initializer(builder.unique_free(f"{site.name}/state{i}"), value)
+                if value.any() or site.name not in in_units
+                else builder.constant(0.0)
                 for i, value in enumerate(neuron.initial_state(neuron.unit(shaped)))
             )
         populations[site.name] = Population(threshold, unit, state)
@@ -253,6 +264,12 @@ def emit_unrolled(network: Network, plan: SpikingPlan) -> Emitted:
     membranes = emit_membranes(builder, plan)
     emitter = StepEmitter(builder, network)
     emitter.keep_static()
+    return write_steps(builder, network, emitter, membranes)
+
+
+def write_steps(builder: GraphBuilder, network: Network, emitter: StepEmitter, membranes: Membranes) -> Emitted:
+    """All steps, one copy of the network each, and the outputs."""
+    plan = membranes.plan
     builder.promise(network.view.output_names)
     tensors: dict[str, list[str]] = {name: [] for name in network.view.output_names if name in network.temporal}
     if plan.synchronous:
