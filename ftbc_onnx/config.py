@@ -22,6 +22,7 @@ SWITCHES = "binary compress_bias strict per_channel random_data verify running_m
 OLDEST_OPSET = 13
 """From here on Split and Squeeze need no known sizes and ReduceSum takes axes."""
 
+FUSE = ("thresholds", "biases", "resets")
 FORMS = ("auto", "unrolled", "fused", "folded", "loop", "step")
 
 
@@ -65,11 +66,13 @@ class ConvertConfig:
         seed: of random calibration data.
         random_data: calibrate on random data if none are given (marked in report and metadata).
         verify: compare the emitted model with a NumPy run of its plan.
-        form: how time is laid out: ``unrolled`` (a copy of the network per step), ``folded`` (time in the batch, for
+        form: how time is laid out: ``unrolled`` (a copy of the network per step), ``fused`` (the same with the numbers
+            of the neurons in the layers around them), ``folded`` (time in the batch, for
             networks whose nodes keep the samples of a batch apart), ``loop`` (one Loop over time), ``step`` (one step,
             whose state the caller keeps: `ftbc_onnx.StepRunner`), or ``auto``: what runs
-            fastest on the device (unrolled on a CPU, folded on a GPU where it is possible), or a loop if that has too
-            many nodes to be opened quickly.
+            fastest on the device (fused or unrolled on a CPU, folded on a GPU where it is possible), or a loop if that
+            has too many nodes to be opened quickly.
+        fuse: what the fused form puts into the layers: ``thresholds``, ``biases``, ``resets`` (`ftbc_onnx.graph.fuse`).
         opset: version of the default ONNX domain to write, from 13 on; None: the model's own, or 13 if that is older.
         float16: layers with weights compute in float16; neurons and sums stay in float32.
         steps_input: the number of steps is an input of the file, ``ftbc/steps`` (int64, []), T where it is not fed;
@@ -111,6 +114,7 @@ class ConvertConfig:
     random_data: bool = False
     verify: bool = True
     form: str = "auto"
+    fuse: tuple[str, ...] = FUSE
     opset: int | None = None
     float16: bool = False
     steps_input: bool = False
@@ -122,7 +126,7 @@ class ConvertConfig:
     running_mean: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("include", "exclude"):
+        for name in ("include", "exclude", "fuse"):
             value = getattr(self, name)
             object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))
         check_positive("T (steps)", self.steps)
@@ -159,6 +163,14 @@ class ConvertConfig:
             raise ConfigError(
                 f"form '{self.form}' goes with schedule asynchronous: synchronous layers fire one after another"
             )
+        for name in self.fuse:
+            _one_of("fuse", name, FUSE)
+        if "resets" in self.fuse and "thresholds" not in self.fuse:
+            raise ConfigError("fuse resets goes with thresholds: a step function needs a threshold of 1")
+        if self.fuse != FUSE and self.form not in ("auto", "fused"):
+            raise ConfigError(f"fuse goes with form fused, not with '{self.form}'")
+        if self.form == "fused" and self.schedule == "synchronous":
+            raise ConfigError("form 'fused' goes with schedule asynchronous")
         if self.opset is not None and self.opset < OLDEST_OPSET:
             raise ConfigError(f"opset is {self.opset}: {OLDEST_OPSET} is the oldest that is written")
         if self.steps_input and self.form != "loop":

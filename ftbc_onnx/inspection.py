@@ -28,7 +28,7 @@ def inspect_model(model: Any, config: ConvertConfig | None = None) -> dict[str, 
     config = config or ConvertConfig()
     source = load(model)
     normalised, network = prepare(source.model, config)
-    possible = ("unrolled",) if config.schedule == "synchronous" else ("unrolled", "loop", "step")
+    possible = ("unrolled",) if config.schedule == "synchronous" else ("unrolled", "fused", "loop", "step")
     if why_not_folded(network) is None:
         possible = (*possible, "folded")
     forms: dict[str, int | None] = dict.fromkeys(possible)

@@ -133,7 +133,7 @@ def convert(
     planned = make_plan(job)
     plan = planned.plan
     form, why = choose_form(network, plan, job.device.on_gpu) if config.form == "auto" else (config.form, "as asked")
-    emitted = emit(network, plan, form, steps_input=config.steps_input)
+    emitted = emit(network, plan, form, steps_input=config.steps_input, passes=config.fuse)
     checked = _verify(job, plan, emitted)
     evaluation, before = _evaluate(job, plan, emitted, ann)
     model_out = expose_running_means(emitted.model, emitted.readouts) if config.running_mean else emitted.model
@@ -335,7 +335,7 @@ def _evaluate(
             progress=job.stage(stage, samples),
         )
 
-    watched = emitted.form in ("unrolled", "loop")  # the other forms have no place per step for every counter
+    watched = emitted.form in ("unrolled", "fused", "loop")  # the other forms have no place per step for every counter
     evaluation = judge("evaluation", emitted if watched else emit_quick(job.network, plan), plan)
     if not plan.gains and not any(bias.any() for bias in plan.biases.values()):
         return evaluation, evaluation

@@ -8,7 +8,7 @@ from typing import Any, TypeVar, get_args
 
 import click
 
-from ftbc_onnx.config import BUDGETS, FORMS, READOUTS, RULES, SMOOTH, THRESHOLDS
+from ftbc_onnx.config import BUDGETS, FORMS, FUSE, READOUTS, RULES, SMOOTH, THRESHOLDS
 from ftbc_onnx.energy import AC, MAC
 from ftbc_onnx.neurons import CODINGS, NEURONS, SCHEDULES
 from ftbc_onnx.preprocessing import Resample
@@ -99,8 +99,17 @@ def output_options(command: F) -> F:
             type=click.Choice(FORMS),
             default="auto",
             show_default=True,
-            help="A copy of the network per time step, time in the batch, one Loop over time, or one step whose state "
-            "the caller keeps; auto: what runs fastest on the device, a loop if there are many nodes.",
+            help="A copy of the network per time step, the same with thresholds and biases in the layers (fused), time "
+            "in the batch, one Loop over time, or one step whose state the caller keeps; auto: what runs fastest on "
+            "the device, a loop if there are many nodes.",
+        ),
+        click.option(
+            "--fuse",
+            type=click.Choice(FUSE),
+            multiple=True,
+            default=FUSE,
+            show_default=True,
+            help="What the fused form puts into the layers (repeatable).",
         ),
         click.option("--opset", type=int, help="ONNX opset to write, from 13 on [default: the model's own]."),
         click.option("--float16", is_flag=True, help="Layers with weights in float16; neurons stay in float32."),

@@ -13,7 +13,7 @@ ANN. `ftbc_onnx.verify` runs a plan this way, by an arithmetic of its own.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import onnx
@@ -32,7 +32,8 @@ class Cut:
     Attributes:
         handed_out: tensor of the ANN to start from.
         fed_in: name under which later segments read what was made of it.
-        kind: ``fire``, ``to_mean``, ``to_current``, or ``bias`` or ``membrane`` (that of a site is added, see `Network.entries`).
+        kind: ``fire``, ``to_mean``, ``to_current``, or ``bias`` or ``membrane`` (that of a site is added, see
+            `Network.entries`).
         site: the site, where there is one.
     """
 
@@ -75,11 +76,12 @@ def cut_network(network: Network) -> tuple[Segment, ...]:
         for node in group:
             for name in node_inputs(node):
                 read_in.setdefault(name, set()).add(position)
+    kinds = {cut.fed_in: network.view.elem_type(cut.handed_out) for cut in cuts if cut.site is None}
     segments = []
     for position, group in enumerate(groups):
         outs = [n for node in group for n in node.output if n and (n in wanted or read_in.get(n, set()) - {position})]
         cut = cuts[position] if position < len(cuts) else None
-        segments.append(_segment(network.view, group, outs, network.temporal | fed_in, cut))
+        segments.append(_segment(network.view, group, outs, network.temporal | fed_in, cut, kinds=kinds))
     return tuple(segments)
 
 
@@ -130,7 +132,13 @@ def _assign(names: Iterable[str], position: int, place: dict[str, int], made_by:
 
 
 def _segment(
-    view: GraphView, nodes: list[onnx.NodeProto], outs: list[str], temporal: Iterable[str], cut: Cut | None
+    view: GraphView,
+    nodes: list[onnx.NodeProto],
+    outs: list[str],
+    temporal: Iterable[str],
+    cut: Cut | None,
+    *,
+    kinds: Mapping[str, int],
 ) -> Segment:
     if not nodes:
         return Segment(None, (), False, cut)
@@ -139,8 +147,8 @@ def _segment(
     reads = [name for name in read if name not in view.initializers]
 
     def declare(names: Iterable[str]) -> list[onnx.ValueInfoProto]:
-        kinds = [(name, view.elem_type(name) or onnx.TensorProto.FLOAT) for name in names]
-        return [onnx.helper.make_tensor_value_info(name, kind, None) for name, kind in kinds]
+        typed = [(name, kinds.get(name) or view.elem_type(name) or onnx.TensorProto.FLOAT) for name in names]
+        return [onnx.helper.make_tensor_value_info(name, kind, None) for name, kind in typed]
 
     constants = [tensor for name, tensor in view.initializers.items() if name in read]
     graph = onnx.helper.make_graph(nodes, "segment", declare(reads), declare(dict.fromkeys(outs)))

@@ -15,6 +15,7 @@ import onnx
 from ftbc_onnx.graph.builder import GraphBuilder
 from ftbc_onnx.graph.emit.unrolled import events_name
 from ftbc_onnx.graph.recorder import Recorder, Step, at
+from ftbc_onnx.graph.units import is_in_units
 from ftbc_onnx.plan import SpikingPlan, SpikingSite
 
 
@@ -78,7 +79,8 @@ def count_events(model: onnx.ModelProto, plan: SpikingPlan) -> onnx.ModelProto:
 
         def binary(step: Step, site: SpikingSite = site, counted: dict[Step, str] = counted) -> str:
             with builder.scope(f"{site.name}/{at(step)}/count"):
-                units = _binary(builder, plan, site, step)
+                unit = builder.constant(1.0) if is_in_units(recorder.view, site) else None
+                units = _binary(builder, plan, site, step, unit)
                 return counted[step] if units is None else builder.mean(units, None)
 
         def neurons(step: Step, site: SpikingSite = site) -> str:
@@ -91,11 +93,11 @@ def count_events(model: onnx.ModelProto, plan: SpikingPlan) -> onnx.ModelProto:
     return recorder.result()
 
 
-def _binary(builder: GraphBuilder, plan: SpikingPlan, site: SpikingSite, step: Step) -> str | None:
+def _binary(builder: GraphBuilder, plan: SpikingPlan, site: SpikingSite, step: Step, unit: str | None) -> str | None:
     """Write `units_name`; None if each event stands for one."""
     neuron = plan.neuron_of(site)
     if neuron.levels == 1 or plan.neuron.is_powers:
         return None
-    unit = builder.constant(neuron.unit(plan.thresholds[site.name].reshape(site.channel_shape)))
+    unit = unit or builder.constant(neuron.unit(plan.thresholds[site.name].reshape(site.channel_shape)))
     k = builder.op("Round", builder.op("Div", builder.op("Abs", events_name(plan, site, step)), unit))
     return builder.op("Identity", emit_popcount(builder, k, neuron.levels), out="binary")

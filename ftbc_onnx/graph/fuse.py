@@ -15,8 +15,8 @@ With h = lambda * gain the height of a site's smallest spike, [C], and d = lambd
    u = W s + (shortcut + m), two sums that convolutions do on the way.
 
 What comes out is another ANN and another plan, with the same names, whose emission computes the same as the first but
-for rounding; of 3, only the places where membranes are added round. The factors are nodes that read thresholds and weights, which stay as they were: runtimes
-compute them once, when they open the file.
+for rounding; of 3, only the places where membranes are added round. The factors are nodes that read thresholds and
+weights, which stay as they were: runtimes compute them once, when they open the file.
 """
 
 from __future__ import annotations
@@ -27,16 +27,19 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import onnx
 
+from ftbc_onnx.config import FUSE
 from ftbc_onnx.graph.builder import GraphBuilder
 from ftbc_onnx.graph.classes import NodeClass
+from ftbc_onnx.graph.fusible import axis_in, axis_out, is_layer, layers_before, takes_bias
 from ftbc_onnx.graph.shortcuts import find_shortcut
 from ftbc_onnx.graph.sites import Entry, Network
-from ftbc_onnx.graph.view import GraphView, attributes, names_inside, node_inputs, subgraphs
+from ftbc_onnx.graph.units import IN_UNITS, divisor_name, first_membrane, height_name, threshold_name
+from ftbc_onnx.graph.view import GraphView, names_inside, node_inputs, subgraphs
 from ftbc_onnx.graph.weights import add_initializers
 from ftbc_onnx.neurons import Reversed
 from ftbc_onnx.plan import SpikingPlan, SpikingSite
 
-PASSES = ("thresholds", "biases", "resets")
+PASSES = FUSE
 
 _KEEP_CHANNELS = {"AveragePool", "Dropout", "GlobalAveragePool", "GlobalMaxPool", "Identity", "MaxPool"}
 """Operators through which a positive factor per channel passes."""
@@ -59,33 +62,6 @@ class Fused:
     in_units: frozenset[str]
 
 
-def height_name(site: str) -> str:
-    """Tensor of what a spike of one unit of a site is worth, [C], where spikes are counted in units."""
-    return f"{site}/height"
-
-
-def divisor_name(site: str) -> str:
-    """Tensor of what the currents of a site are divided by, [C], where they are measured in units."""
-    return f"{site}/divisor"
-
-
-def threshold_name(site: str) -> str:
-    """Initializer of a site's thresholds, [C]."""
-    return f"{site}/threshold"
-
-
-def first_membrane(steps: int) -> np.ndarray:
-    """What is added to the biases of a turned site that come in at a layer: m[-1] at the first step, [T, 1]."""
-    column = np.zeros((steps, 1), np.float32)
-    column[0] = Reversed().start
-    return column
-
-
-def is_scale(node: onnx.NodeProto) -> bool:
-    """Whether a node brings a shortcut into units: it is no layer of the ANN."""
-    return node.op_type == "Conv" and "/in_units" in node.name
-
-
 def fuse(network: Network, plan: SpikingPlan, passes: Iterable[str] = PASSES) -> Fused:
     """Put thresholds and biases into the layers.
 
@@ -96,11 +72,17 @@ def fuse(network: Network, plan: SpikingPlan, passes: Iterable[str] = PASSES) ->
     """
     wanted = set(passes)
     fusion = _Fusion(network, plan, wanted)
-    if not plan.synchronous and plan.neuron.coding == "rate":
-        fusion.choose()
+    fusion.choose()
     for node in network.view.nodes:
         fusion.visit(node)
     return fusion.result()
+
+
+def share(network: Network, plan: SpikingPlan) -> float:
+    """The share of a network's sites that would take part, from 0 to 1."""
+    fusion = _Fusion(network, plan, set())
+    fusion.choose()
+    return len(fusion.chosen) / max(len(network.sites), 1)
 
 
 @dataclass
@@ -142,58 +124,19 @@ class _Fusion:
 
     def choose(self) -> None:
         """Find the sites that take part, and write their factors."""
+        if self.plan.synchronous or self.plan.neuron.coding != "rate":
+            return
         for site in self.network.sites:
-            tensors = self._layers_before(site)
+            tensors = layers_before(self.network, site)
             if not tensors or site.spikes in self.fixed:
                 continue
             self.chosen[site.name] = site
             self.targets.update(dict.fromkeys(tensors, site))
-            layers = [n for n in tensors if self._is_layer(n) and self._takes_bias(n) and n in self.temporal]
+            layers = [n for n in tensors if is_layer(self.view, n) and takes_bias(self.view, n) and n in self.temporal]
             if layers and "biases" in self.passes:
                 self.entry_at[layers[0]] = site
             if self.scaling:
                 self._write_factors(site)
-
-    def _layers_before(self, site: SpikingSite) -> list[str]:
-        """Layers, and sums of them, that make nothing but a site's current; empty: it comes from something else."""
-        if site.signed or site.rank not in (2, 4) or site.channel_axis != 1 or not self._is_float32(site.current):
-            return []
-        found: list[str] = []
-        first = self.view.sole_consumer(site.current)
-        if first is not None and first.name in site.nodes:
-            self._walk(site.current, site, found)
-        return found if any(map(self._is_layer, found)) else []
-
-    def _walk(self, tensor: str, site: SpikingSite, found: list[str]) -> None:
-        node = self.view.producers.get(tensor)
-        if node is None or self.view.sole_consumer(tensor) is None or self.network.classes[node.name] is NodeClass.SITE:
-            return
-        if node.op_type == "Add" and tensor not in self.mean_form:
-            found.append(tensor)
-            for name in dict.fromkeys(node.input):
-                self._walk(name, site, found)
-        elif self._is_layer(tensor) and self._channels_out(node) == site.channels:
-            found.append(tensor)
-
-    def _is_layer(self, tensor: str) -> bool:
-        """Whether a Conv or Gemm with constant float32 weights, [C] biases and nothing unusual makes a tensor."""
-        node = self.view.producers.get(tensor)
-        if node is None or node.op_type not in ("Conv", "Gemm") or attributes(node).get("transA", 0):
-            return False
-        numbers = [name for name in node.input[1:] if name]
-        if any(name not in self.view.initializers or not self._is_float32(name) for name in numbers):
-            return False
-        return len(numbers) == 1 or list(self.view.initializers[numbers[1]].dims) == [self._channels_out(node)]
-
-    def _is_float32(self, name: str) -> bool:
-        return self.view.elem_type(name) == onnx.TensorProto.FLOAT
-
-    def _channels_out(self, node: onnx.NodeProto) -> int:
-        dims = self.view.initializers[node.input[1]].dims
-        return int(dims[0] if node.op_type == "Conv" or attributes(node).get("transB", 0) else dims[1])
-
-    def _takes_bias(self, tensor: str) -> bool:
-        return attributes(self.view.producers[tensor]).get("beta", 1.0) == 1.0
 
     def _write_factors(self, site: SpikingSite) -> None:
         """Threshold, height and divisor of a site, [C]."""
@@ -227,7 +170,7 @@ class _Fusion:
         output = node.output[0] if node.output else ""
         clone = onnx.NodeProto()
         clone.CopyFrom(node)
-        if self._is_layer(output) and (output in self.targets or node.input[0] in self.scaled):
+        if is_layer(self.view, output) and (output in self.targets or node.input[0] in self.scaled):
             self._visit_layer(node, clone)
         elif output in self.targets:
             self._visit_sum(node, clone, self.targets[output])
@@ -243,7 +186,7 @@ class _Fusion:
         before, site = self.scaled.get(node.input[0]), self.targets.get(node.output[0])
         weights, dims = node.input[1], self.view.initializers[node.input[1]].dims
         if before is not None:
-            axis = self._axis_in(node, before)
+            axis = axis_in(self.view, node, before)
             if axis is None:
                 clone.input[0] = self._unscale(node.input[0])
             else:
@@ -253,10 +196,9 @@ class _Fusion:
             return
         bias = node.input[2] if len(node.input) > 2 and node.input[2] else ""
         if self.scaling:
-            outwards = 0 if node.op_type == "Conv" or attributes(node).get("transB", 0) else 1
-            weights = self._times("Div", weights, divisor_name(site.name), outwards, len(dims))
+            weights = self._times("Div", weights, divisor_name(site.name), axis_out(node), len(dims))
             if bias:
-                bias = self._static("Div", bias, divisor_name(site.name), out=f"{bias}/in_units")
+                bias = self._static("Div", bias, divisor_name(site.name), out=f"{bias}/{IN_UNITS}")
         if node.output[0] in self.entry_at:
             entry = self.builder.unique(f"{site.name}/entry")
             bias = bias or self.builder.constant(np.zeros(site.channels, np.float32))
@@ -280,17 +222,6 @@ class _Fusion:
         self.entries[name] = entry
         self.temporal.add(name)
 
-    def _axis_in(self, node: onnx.NodeProto, site: SpikingSite) -> int | None:
-        """Axis of a layer's weights that goes with the channels of what it reads; None: there is none."""
-        dims = list(self.view.initializers[node.input[1]].dims)
-        if node.op_type == "Gemm":
-            axis = 1 if attributes(node).get("transB", 0) else 0
-            return axis if dims[axis] == site.channels else None
-        groups = attributes(node).get("group", 1)
-        if groups == 1 and dims[1] == site.channels:
-            return 1
-        return 0 if groups == dims[0] == site.channels and dims[1] == 1 else None
-
     def _passes(self, node: onnx.NodeProto) -> bool:
         """Whether a factor per channel of a node's input is one of its output."""
         if not node.input or node.input[0] not in self.scaled or node.output[0] in self.fixed:
@@ -304,7 +235,7 @@ class _Fusion:
 
     def _operand(self, node: onnx.NodeProto, name: str, site: SpikingSite) -> str:
         """What is added to a layer, in units of a site: a shortcut by a Conv of size 1, anything else by a Div."""
-        divisor, label = divisor_name(site.name), f"{node.name}/{name}/in_units"
+        divisor, label = divisor_name(site.name), f"{node.name}/{name}/{IN_UNITS}"
         shortcut = find_shortcut(self.view, name)
         if shortcut is not None and len(shortcut.weights) == site.channels:
             before = self.scaled.get(shortcut.source)
@@ -312,8 +243,8 @@ class _Fusion:
             if before is not None:
                 weights = self._times("Mul", weights, height_name(before.name), 1, 4)
             weights = self._times("Div", weights, divisor, 0, 4)
-            options = {"kernel_shape": [1, 1], "strides": shortcut.strides}
-            return self._made("Conv", shortcut.source, weights, like=shortcut.source, out=label, **options)
+            source, strides = shortcut.source, shortcut.strides
+            return self._made("Conv", source, weights, like=source, out=label, strides=strides)
         before, shape = self.scaled.get(name), self.view.shape(name)
         if name in self.view.initializers or shape is None or len(shape) != 4 or shape[1] != site.channels:
             tail = [1] * ((site.rank or 2) - 2)
@@ -321,8 +252,7 @@ class _Fusion:
         above = self.builder.constant(np.ones(1, np.float32)) if before is None else height_name(before.name)
         factor = self._static("Div", above, divisor, out=f"{node.name}/{name}/factor")
         weights = self._column(factor, (site.channels, 1, 1, 1))
-        options = {"group": site.channels, "kernel_shape": [1, 1]}
-        return self._made("Conv", name, weights, like=name, out=label, **options)
+        return self._made("Conv", name, weights, like=name, out=label, group=site.channels)
 
     def _unscale(self, name: str) -> str:
         """A tensor as it is in the ANN."""

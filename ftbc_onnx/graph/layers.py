@@ -20,6 +20,7 @@ import onnx
 from ftbc_onnx.graph.classes import SHAPE_ONLY, WEIGHTED, NodeClass, classify
 from ftbc_onnx.graph.emit.unrolled import spikes_name
 from ftbc_onnx.graph.recorder import Step, flat, steps_of
+from ftbc_onnx.graph.units import is_scale
 from ftbc_onnx.graph.view import GraphView, all_nodes, node_inputs, subgraphs
 from ftbc_onnx.plan import SpikingPlan
 
@@ -83,17 +84,18 @@ def find_layers(model: onnx.ModelProto, plan: SpikingPlan) -> Layers:
         reads = [name for name in names if name in step]
         kind = classify(view, node, temporal) if reads else NodeClass.STATIC
         in_means = kind is NodeClass.RATE_EXACT or all(name in means for name in reads)
-        of_spikes = kind is NodeClass.LINEAR and node.op_type not in WEIGHTED and not fed & set(names)
+        weighted = node.op_type in WEIGHTED and not is_scale(node)
+        of_spikes = kind is NodeClass.LINEAR and not weighted and not fed & set(names)
         of_spikes = of_spikes and all(name in spiking for name in reads)
         if kind is NodeClass.STATIC:
             if fed & set(names) and node.op_type not in SHAPE_ONLY:
                 fed.update(node.output)
-                if node.op_type in WEIGHTED:
+                if weighted:
                     found.append(Layer(node, 0 if node.input[0] in fed else 1, steps[0], Reads.INPUTS))
         else:
             place = max(step[name] for name in reads)
             step.update(dict.fromkeys(node.output, place))
-            if node.op_type in WEIGHTED:
+            if weighted:
                 places = [i for i in (0, 1) if node.input[i] in step]
                 position = places[0] if places else 0
                 what = Reads.SPIKES if node.input[position] in spiking else Reads.CURRENTS

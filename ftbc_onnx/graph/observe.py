@@ -17,6 +17,7 @@ import onnx
 from ftbc_onnx.graph.builder import GraphBuilder
 from ftbc_onnx.graph.emit.unrolled import Readout, emit_means, spikes_name
 from ftbc_onnx.graph.recorder import Recorder, Step, at
+from ftbc_onnx.graph.units import height_name, is_in_units
 from ftbc_onnx.graph.view import GraphView
 from ftbc_onnx.plan import SpikingPlan, SpikingSite
 
@@ -79,7 +80,8 @@ def observe_snn(model: onnx.ModelProto, plan: SpikingPlan) -> onnx.ModelProto:
 
         def write(step: Step, site: SpikingSite = site) -> str:
             mean = builder.mean(spikes_name(site.name, step), site.mean_axes, out=f"{site.name}/{at(step)}/mean")
-            return builder.reshape(mean, (1, site.channels))
+            row = builder.reshape(mean, (1, site.channels))
+            return builder.op("Mul", row, height_name(site.name)) if is_in_units(recorder.view, site) else row
 
         shape = [plan.steps, site.channels]
         recorder.per_step(mean_spikes_name(site.name), onnx.TensorProto.FLOAT, shape, write)

@@ -13,7 +13,7 @@ from onnx import numpy_helper
 from ftbc_onnx.compression import Factors
 from ftbc_onnx.errors import ModelError
 from ftbc_onnx.graph.emit.unrolled import bias_name, factor_names
-from ftbc_onnx.graph.fuse import threshold_name
+from ftbc_onnx.graph.units import threshold_name
 from ftbc_onnx.neurons import NeuronSpec
 from ftbc_onnx.plan import SpikingPlan, site_from_dict
 

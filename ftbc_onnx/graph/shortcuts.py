@@ -68,12 +68,11 @@ def _strides(view: GraphView, node: onnx.NodeProto) -> list[int] | None:
     starts, ends, axes, steps = (np.asarray(value).reshape(-1).tolist() for value in given)
     shape, found = view.shape(node.input[0]), [1, 1]
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
-        axis %= 4
         length = shape[axis] if shape is not None else None
         if start != 0 or step < 1 or not (end >= _FAR or (isinstance(length, int) and end >= length)):
             return None
-        if axis >= 2:
-            found[axis - 2] = step
+        if axis in (2, 3, -2, -1):
+            found[axis % 2] = step
         elif step != 1:
             return None
     return found

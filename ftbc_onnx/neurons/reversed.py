@@ -6,9 +6,9 @@ With x' = -x/theta and b' = -b/theta, the membrane m = -v/theta goes through
     s[t] = clip(-2^24 * p[t] + (1 - 2^24), 0, 1)          = [p[t] <= -1], exactly
     m[t] = p[t] + s[t],      m[-1] = -1/2
 
-The product is by a power of two, and so exact. At p = -1 the sum is 1; at the next float above, -1 + 2^-24, it is 0, and
-at the next below, -1 - 2^-23, it is 3. Negation rounds nothing: s is bitwise what `IntegrateAndFire` with theta = 1 fires
-on x/theta and b/theta.
+The product is by a power of two, and so exact. At p = -1 the sum is 1; at the next float above, -1 + 2^-24, it is 0,
+and at the next below, -1 - 2^-23, it is 3. Negation rounds nothing: s is bitwise what `IntegrateAndFire` with theta = 1
+fires on x/theta and b/theta.
 
 What it is for: a reset by addition, and a HardSigmoid instead of a comparison, stay in the layout that onnxruntime's
 convolutions compute in on a CPU, so that no tensor is reordered between layers.

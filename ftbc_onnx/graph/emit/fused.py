@@ -8,7 +8,7 @@ on nothing else, which a runtime computes once.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from ftbc_onnx.graph.builder import GraphBuilder
 from ftbc_onnx.graph.emit.step import StepEmitter
@@ -21,9 +21,10 @@ from ftbc_onnx.graph.emit.unrolled import (
     split_biases,
     write_steps,
 )
-from ftbc_onnx.graph.fuse import PASSES, Fused, divisor_name, first_membrane, fuse
+from ftbc_onnx.graph.fuse import PASSES, Fused, fuse
 from ftbc_onnx.graph.sites import Network
-from ftbc_onnx.plan import SpikingPlan
+from ftbc_onnx.graph.units import divisor_name, first_membrane
+from ftbc_onnx.plan import SpikingPlan, SpikingSite
 
 
 def emit_fused(network: Network, plan: SpikingPlan, passes: Iterable[str] = PASSES) -> Emitted:
@@ -71,6 +72,21 @@ class _Fusing(StepEmitter):
         return super().current(tensor, t)
 
 
+@dataclass
+class _Membranes(Membranes):
+    """Membranes of the fused plan, and the plan that it was made of."""
+
+    before: SpikingPlan
+
+    def fire(self, site: SpikingSite, t: int, current: str) -> str:
+        """As ever; where the plan has gains, which are in the weights now, the spikes are the events."""
+        spikes = super().fire(site, t, current)
+        if self.before.neuron_of(site).events != self.plan.neuron_of(site).events:
+            with self.builder.scope(f"{site.name}/t{t}"):
+                self.builder.op("Identity", spikes, out="events")
+        return spikes
+
+
 def _membranes(builder: GraphBuilder, emitter: _Fusing, plan: SpikingPlan, fused: Fused) -> Membranes:
     """Every site's neurons before the first step; biases go to the neurons or, step by step, into a layer."""
     populations = emit_populations(builder, fused.plan, fused.in_units)
@@ -92,4 +108,4 @@ def _membranes(builder: GraphBuilder, emitter: _Fusing, plan: SpikingPlan, fused
         biases[site.name] = [builder.constant(0.0)] * plan.steps
     units = {name: population.unit for name, population in populations.items()}
     states = {name: population.state for name, population in populations.items()}
-    return Membranes(builder, fused.plan, units, biases, states)
+    return _Membranes(builder, fused.plan, units, biases, states, plan)

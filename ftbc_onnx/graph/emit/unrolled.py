@@ -17,9 +17,9 @@ import onnx
 from ftbc_onnx.errors import ModelError
 from ftbc_onnx.graph.builder import GraphBuilder
 from ftbc_onnx.graph.emit.step import StepEmitter
-from ftbc_onnx.graph.fuse import threshold_name
 from ftbc_onnx.graph.recorder import Step, at
 from ftbc_onnx.graph.sites import Network
+from ftbc_onnx.graph.units import threshold_name
 from ftbc_onnx.plan import SpikingPlan, SpikingSite
 from ftbc_onnx.window import Window
 
@@ -129,9 +129,7 @@ class Population:
     state: tuple[str, ...]
 
 
-def emit_populations(
-    builder: GraphBuilder, plan: SpikingPlan, in_units: Container[str] = ()
-) -> dict[str, Population]:
+def emit_populations(builder: GraphBuilder, plan: SpikingPlan, in_units: Container[str] = ()) -> dict[str, Population]:
     """Thresholds, units and initial states of every site, by site; of those `in_units` the unit is 1."""
     populations = {}
     for site in plan.sites:
