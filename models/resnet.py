@@ -13,8 +13,15 @@ from torch import Tensor, nn
 
 Activation = Callable[[], nn.Module]
 
-DEPTHS = {18: (2, 2, 2, 2), 20: (3, 3, 3), 34: (3, 4, 6, 3)}
-"""Blocks per stage."""
+DEPTHS = {
+    18: (2, 2, 2, 2),
+    34: (3, 4, 6, 3),
+    20: (3, 3, 3),
+    32: (5, 5, 5),
+    44: (7, 7, 7),
+    56: (9, 9, 9),
+}
+"""Blocks per stage: four stages from 64 channels, or three from 16."""
 
 
 class BasicBlock(nn.Module):
@@ -44,7 +51,7 @@ class ResNet(nn.Module):
     """Stem, stages of `BasicBlock`, global average pool, linear.
 
     Args:
-        depth: 18, 20 or 34.
+        depth: one of `DEPTHS`.
         activation: makes a new activation; called once per layer.
         classes: size of the output.
         large: images of 224 x 224: a 7x7 stem of stride 2 and a 3x3 pool (average) before the stages, instead of a
@@ -56,7 +63,7 @@ class ResNet(nn.Module):
     def __init__(self, depth: int, activation: Activation, classes: int, *, large: bool = False) -> None:
         super().__init__()
         blocks = DEPTHS[depth]
-        width = 16 if depth == 20 else 64
+        width = 16 if len(blocks) == 3 else 64
         side, stride = (7, 2) if large else (3, 1)
         self.stem = nn.Sequential(
             nn.Conv2d(3, width, side, stride=stride, padding=side // 2, bias=False), nn.BatchNorm2d(width), activation()

@@ -1,12 +1,14 @@
 """How fast a spiking network runs in each form, as ratios to T runs of its ANN, all in one go on one machine.
 
-    python tools/benchmark.py --data FOLDER [--json OUT] [--quick]
+    python tools/benchmark.py --data FOLDER [--json OUT] [--quick] [--only FORM ...] [--network LABEL ...]
 
 Every case runs in a process of its own, for its peak memory; in it the ANN runs first, then the network, then the ANN
 again, and a ratio is between medians of the same process. (Runs that alternate would slow each other down: the threads
 of an onnxruntime session go on spinning for a while after a run.) ``torch`` is the same network in plain PyTorch with
-time in the batch (`models/spiking.py`). Integrate-and-fire neurons with random thresholds and biases: speed does not
-depend on them much. FOLDER is described in `real_data.py`. Nothing else should run.
+time in the batch (`models/spiking.py`); ``spikingjelly``, where that package is installed, what its converter makes of
+the same architecture with random weights. ``calibrate`` and ``evaluate`` are one batch of a calibration or an
+evaluation, as ratios to one run of the network in the form that is the default on a CPU. Integrate-and-fire neurons
+unless another is asked for. FOLDER is described in `real_data.py`. Nothing else should run.
 
 With ``--device cuda`` inputs and outputs stay on the GPU, and a form with ``+graph`` is captured as a CUDA graph. All
 cases then run in one process: starting CUDA takes longer than most of them.
@@ -14,6 +16,7 @@ cases then run in one process: starting CUDA takes longer than most of them.
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import json
 import os
@@ -21,8 +24,9 @@ import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,64 +34,98 @@ import click
 import numpy as np
 import onnx
 import onnxruntime as ort
+from benchmark_networks import NETWORKS, Timed, export, feeds_of, open_network, torch_network
 from real_data import markdown
 from rich.console import Console
 
+from ftbc_onnx.counting import count
 from ftbc_onnx.graph.emit import emit
-from ftbc_onnx.graph.files import load
-from ftbc_onnx.graph.normalise import normalise
-from ftbc_onnx.graph.sites import find_network
-from ftbc_onnx.neurons import NeuronSpec
+from ftbc_onnx.graph.emit.calibration import emit_calibration, old_bias_name
+from ftbc_onnx.graph.observe import expose_running_means, observe_snn
+from ftbc_onnx.neurons import BINARY, NeuronSpec
 from ftbc_onnx.plan import SpikingPlan
+from ftbc_onnx.rules import make_rule
 from ftbc_onnx.runtime import Device, Session, choose_device
 from ftbc_onnx.step_runner import StepRunner
 
 ROOT = Path(__file__).resolve().parent.parent
-NETWORKS = {"cifar10_resnet20_torchscript": (3, 32, 32), "mobilenet_v1_0.25_128_tf2onnx": (128, 128, 3)}
-FORMS = ("unrolled", "folded", "loop", "step", "torch")
+FORMS = ("unrolled", "fused", "folded", "loop", "step", "torch", "spikingjelly")
+TASKS = ("evaluate", "evaluate, counting", "calibrate paper", "calibrate solve")
 CUDA_FORMS = ("ann", "ann+graph", "unrolled", "unrolled+graph", "folded", "folded+graph", "loop", "step", "torch")
 MEBI = 2**20
 
 
-def measure(case: dict[str, Any], data: Path) -> dict[str, Any]:
+def measure(case: dict[str, Any]) -> dict[str, Any]:
     """One network, form, T and batch: seconds, ratios, memory, size."""
-    source = load(data / "models" / f"{case['network']}.onnx")
-    network = find_network(normalise(source.model).model)
-    rng = np.random.default_rng(0)
-    steps = case["steps"]
-    plan = SpikingPlan(
-        source.digest,
-        network.sites,
-        steps,
-        NeuronSpec("if"),
-        {site.name: rng.uniform(1.0, 3.0, site.channels) for site in network.sites},
-        {site.name: rng.normal(0, 0.1, (steps, site.channels)) for site in network.sites},
-    )
-    x = rng.normal(0, 1, (case["batch"], *NETWORKS[case["network"]])).astype(np.float32)
-    feeds = {network.view.inputs[0].name: x}
-    device = choose_device(case["device"])
-    ann = _session(network.view.model, device, feeds)
-    reference = _block(ann, case["seconds"] / 4)
+    steps, form, device = case["steps"], case["form"], choose_device(case["device"])
+    network, plan = open_network(Path(case["path"]), steps, _neuron(case["neuron"]))
+    feeds = feeds_of(network, NETWORKS[case["network"]].shape, case["batch"])
+    task = form in TASKS
+    reference_model = emit(network, plan, "fused").model if task else network.view.model
+    reference = _session(reference_model, device, feeds)
+    base = _block(reference, case["seconds"] / 4)
     before = _peak()
     start = time.perf_counter()
-    size, run = _prepare(case["form"], network, plan, feeds, device)
+    if form == "spikingjelly":
+        size, run = 0, _spikingjelly(NETWORKS[case["network"]], steps, next(iter(feeds.values())))
+    else:
+        size, run = (0, _task(form, network, plan, feeds)) if task else _prepare(form, network, plan, feeds, device)
     created = time.perf_counter() - start
     run()
     peak = _peak() - before
     times = _block(run, case["seconds"])
-    reference += _block(ann, case["seconds"] / 4)
-    if case["form"].startswith("ann"):
-        steps = 1
-    ann_time, snn_time = statistics.median(reference), statistics.median(times)
+    base += _block(reference, case["seconds"] / 4)
+    base_time, time_taken = statistics.median(base), statistics.median(times)
+    row = {key: case[key] for key in ("network", "batch", "steps", "form")}
+    if task:
+        return {**row, "per image, ms": time_taken / case["batch"] * 1e3, "run / SNN run": time_taken / base_time}
     return {
-        **{key: case[key] for key in ("network", "batch", "steps", "form")},
+        **row,
         "file, MB": size / 1e6,
         "creation, s": created,
-        "run, s": snn_time,
-        "run / (T x ANN)": snn_time / (steps * ann_time),
+        "run, s": time_taken,
+        "run / (T x ANN)": time_taken / ((1 if form.startswith("ann") else steps) * base_time),
         "peak memory, MiB": peak,
         "runs": len(times),
     }
+
+
+def _neuron(words: str) -> NeuronSpec:
+    """``if``, or a neuron and its levels: ``signed-group 4``."""
+    name, _, levels = words.partition(" ")
+    return NeuronSpec(name, 1 if name in BINARY else int(levels or 4))
+
+
+def _task(form: str, network: Any, plan: SpikingPlan, feeds: dict[str, np.ndarray]) -> Callable[[], Any]:
+    """A batch of an evaluation (curves and gaps, perhaps events), or of a calibration with one of the rules."""
+    if form.startswith("evaluate"):
+        emitted = emit(network, plan, "fused")
+        model = observe_snn(expose_running_means(emitted.model, emitted.readouts), plan)
+        session = Session(count(model, plan) if "counting" in form else model)
+        return lambda: session.run(feeds)
+    rule = make_rule(form.partition(" ")[2], 0.4)
+    assert rule is not None
+    session = Session(emit_calibration(network, plan, rule))
+    fed = {**feeds, **{old_bias_name(site.name): plan.biases[site.name] for site in plan.sites}}
+    return lambda: session.run(fed)
+
+
+def _spikingjelly(timed: Timed, steps: int, x: np.ndarray) -> Callable[[], Any]:
+    """What SpikingJelly's converter makes, one step after another, as its documentation runs it."""
+    import torch  # noqa: PLC0415
+    from spikingjelly.activation_based import ann2snn, functional  # noqa: PLC0415
+
+    assert timed.made is not None
+    images = torch.from_numpy(x)
+    few = [(images[:1], torch.zeros(1))]
+    snn = ann2snn.Converter(dataloader=few, mode="max")(torch_network(timed.made))
+
+    def run() -> Any:
+        functional.reset_net(snn)
+        with torch.inference_mode():
+            return sum(snn(images) for _ in range(steps))
+
+    return run
 
 
 def _prepare(
@@ -181,7 +219,12 @@ def _peak() -> float:
 @click.option("--quick", is_flag=True, help="T = 8 only, and fewer runs.")
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
 @click.option("--seconds", type=float, help="Of a case, about [default: 15; 5 with --quick; 1 on a GPU].")
-@click.option("--only", multiple=True, help="Forms to time [default: all].")
+@click.option("--only", multiple=True, help="Forms and tasks to time [default: all].")
+@click.option(
+    "--network", "networks", multiple=True, type=click.Choice(list(NETWORKS)), help="Networks [default: all]."
+)
+@click.option("--steps", type=int, multiple=True, help="T [default: those of the network].")
+@click.option("--neuron", default="if", show_default=True, help="Neuron and levels: 'signed-group 4'.")
 @click.option("--case", help="One case, as JSON: what the others are run with.")
 def main(
     *,
@@ -191,32 +234,59 @@ def main(
     device: str,
     seconds: float | None,
     only: tuple[str, ...],
+    networks: tuple[str, ...],
+    steps: tuple[int, ...],
+    neuron: str,
     case: str | None,
 ) -> None:
     """Time every form; print a table."""
     if case is not None:
-        click.echo(json.dumps(measure(json.loads(case), data)))
+        click.echo(json.dumps(measure(json.loads(case))))
         return
     console = Console(stderr=True)
     load_before = os.getloadavg()[0]
-    rows = []
-    on_cpu = device == "cpu"
-    for network, batch, steps, form in itertools.product(
-        NETWORKS, (32,) if quick else (1, 32), (8,) if quick else (4, 8, 32), FORMS if on_cpu else CUDA_FORMS
-    ):
-        if only and form not in only:
-            continue
-        asked = {"network": network, "batch": batch, "steps": steps, "form": form, "device": device}
-        asked["seconds"] = seconds or (1 if not on_cpu else 5 if quick else 15)
-        try:
-            rows.append(_apart(asked, data) if on_cpu else measure(asked, data))
-            console.print(rows[-1])
-        except Exception as error:  # one case that fails leaves the others
-            console.print(f"{asked}: {str(error).splitlines()[-1]}", style="red")
-        if target is not None:
-            target.write_text(json.dumps(rows, indent=1) + "\n")
-    click.echo(markdown(rows))
-    click.echo(f"\nload before: {load_before:.1f}")
+    rows: list[dict[str, Any]] = []
+    on_cpu, forms = device == "cpu", (*FORMS, *TASKS)
+    with tempfile.TemporaryDirectory() as folder:
+        for asked in _cases(data, Path(folder), networks or tuple(NETWORKS), only or (forms if on_cpu else CUDA_FORMS)):
+            wanted = asked["steps"] in (steps or ((8,) if quick else (asked["steps"],)))
+            if not wanted or (quick and asked["batch"] == 1) or not _possible(asked, neuron):
+                continue
+            asked |= {"device": device, "neuron": neuron}
+            asked["seconds"] = seconds or (1 if not on_cpu else 5 if quick else 15)
+            try:
+                rows.append(_apart(asked, data) if on_cpu else measure(asked))
+                console.print(rows[-1])
+            except Exception as error:  # one case that fails leaves the others
+                console.print(f"{asked}: {str(error).splitlines()[-1]}", style="red")
+            if target is not None:
+                target.write_text(json.dumps(rows, indent=1) + "\n")
+    for found in ([r for r in rows if r["form"] not in TASKS], [r for r in rows if r["form"] in TASKS]):
+        if found:
+            click.echo(markdown(found) + "\n")
+    click.echo(f"load before: {load_before:.1f}")
+
+
+def _cases(data: Path, folder: Path, networks: Sequence[str], forms: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Network, file, batch, T and form of every case; networks with random weights are written into `folder`."""
+    for label in networks:
+        timed = NETWORKS[label]
+        made = None if timed.made is None else folder / f"{timed.made}.onnx"
+        own = None if timed.file is None else data / "models" / f"{timed.file}.onnx"
+        for batch, t, form in itertools.product((1, 32), timed.steps, forms):
+            path = made if own is None or form == "spikingjelly" else own
+            if path is None or (form in TASKS and batch == 1):
+                continue
+            if timed.made is not None and path is made:
+                export(torch_network(timed.made), timed.shape, path)
+            yield {"network": label, "path": str(path), "batch": batch, "steps": t, "form": form}
+
+
+def _possible(asked: dict[str, Any], neuron: str) -> bool:
+    """Whether a form can be timed here: SpikingJelly where it is installed, and PyTorch with its one neuron."""
+    if asked["form"] == "spikingjelly" and importlib.util.find_spec("spikingjelly") is None:
+        return False
+    return asked["form"] not in ("torch", "spikingjelly") or neuron == "if"
 
 
 def _apart(asked: dict[str, Any], data: Path) -> dict[str, Any]:

@@ -212,11 +212,12 @@ class _Fusion:
         for position in others if self.scaling else ():
             clone.input[position] = self._operand(node, node.input[position], site)
         entered = any(entry.site is site for entry in self.entries.values())
-        if self._turned and entered and len(others) == 1 and node.output[0] == site.current:
-            source, entry = clone.input[others[0]], self.builder.unique(f"{site.name}/with_membrane")
+        if self._turned and entered and len(others) < 2 and node.output[0] == site.current:
+            position = others[0] if others else 1
+            source, entry = clone.input[position], self.builder.unique(f"{site.name}/with_membrane")
             if source in self.temporal and source not in self.mean_form:
                 self._enter(entry, Entry(site, source, "membrane"))
-                clone.input[others[0]] = entry
+                clone.input[position] = entry
 
     def _enter(self, name: str, entry: Entry) -> None:
         self.entries[name] = entry
