@@ -459,7 +459,7 @@ class TestRefusals:
 def test_every_form_of_a_plan_is_diagnosed_alike(tmp_path: Path) -> None:
     """The step form is looked at as the others are, but not run."""
     forms = {}
-    for form in ("unrolled", "folded", "step"):
+    for form in ("unrolled", "fused", "folded", "step"):
         snn = convert(RELU, CALIBRATION, steps=2, form=form, **OPTIONS).save(tmp_path / f"{form}.onnx")
         forms[form] = diagnose_file(snn, RELU, TEST, batch_size=7, samples=20)
     for form, found in forms.items():

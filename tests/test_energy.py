@@ -168,7 +168,7 @@ BRANCH_WEIGHTS = {
 }
 
 
-@pytest.mark.parametrize("form", ["unrolled", "loop"])
+@pytest.mark.parametrize("form", ["unrolled", "fused", "loop"])
 @pytest.mark.parametrize("neuron", NEURONS[:2], ids=str)
 def test_every_binary_spike_of_a_sum_a_scale_and_a_pooling_arrives(neuron: NeuronSpec, form: str) -> None:
     feeds = {"x": numbers(N, 3, 6, 6)}
@@ -254,7 +254,7 @@ def test_a_layer_behind_a_layer_multiplies() -> None:
     assert energy.acs == pytest.approx(np.cumsum(spikes))
 
 
-@pytest.mark.parametrize("form", ["unrolled", "loop"])
+@pytest.mark.parametrize("form", ["unrolled", "fused", "loop"])
 def test_layers_on_means_multiply_at_every_step(form: str) -> None:
     model = parse(
         """g (float[N, 4, 6] x) => (float[N, 4, 3] y) {

@@ -24,7 +24,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`digits_qcfs4` and what it becomes with binary neurons at T = 4, in every form."""
     folder = tmp_path_factory.mktemp("nir")
     shutil.copy(QCFS, folder)
-    for form in ("unrolled", "loop", "step", "folded"):
+    for form in ("unrolled", "fused", "loop", "step", "folded"):
         convert(QCFS, steps=4, neuron="if", form=form, verify=False).save(folder / f"{form}.onnx")
     return folder
 
@@ -67,7 +67,7 @@ def test_what_has_no_nearest_expression_is_refused_even_with_lossy(tmp_path: Pat
     assert not (tmp_path / "group.nir").exists()
 
 
-@pytest.mark.parametrize("form", ["unrolled", "loop", "step", "folded"])
+@pytest.mark.parametrize("form", ["unrolled", "fused", "loop", "step", "folded"])
 def test_a_loop_of_primitives_loses_nothing(folder: Path, tmp_path: Path, form: str) -> None:
     pytest.importorskip("nir")
     pytest.importorskip("nirtorch", reason="nirtorch is not installed (it is in the extra 'models')")

@@ -171,7 +171,7 @@ def test_auto_takes_it_on_a_gpu_where_it_is_possible() -> None:
     form, why = choose_form(network, plan_of(network), on_gpu=True)
     assert (form, why) == ("folded", "time in the batch keeps a GPU busy")
     assert emit(network, plan_of(network), on_gpu=True).form == "folded"
-    assert emit(network, plan_of(network)).form == "unrolled"
+    assert emit(network, plan_of(network)).form == "fused"
     form, why = choose_form(network_of("top k"), plan_of(network_of("top k")), on_gpu=True)
     assert form == "unrolled"
     assert "may mix the samples" in why

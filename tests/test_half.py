@@ -48,7 +48,7 @@ def test_weights_beyond_its_range_stay() -> None:
     assert kinds["m"] == onnx.TensorProto.FLOAT
 
 
-@pytest.mark.parametrize("form", ["unrolled", "folded", "loop", "step"])
+@pytest.mark.parametrize("form", ["unrolled", "fused", "folded", "loop", "step"])
 @pytest.mark.parametrize("source", [RELU, QCFS], ids=["relu", "qcfs"])
 def test_converted(source: Path, form: str, tmp_path: Path) -> None:
     images, labels = digits("test", 24)

@@ -137,7 +137,8 @@ def test_auto_takes_the_loop_when_there_are_many_nodes() -> None:
         per_step = unrolled_nodes(network, random_plan(network, spec, 1))
         nodes = len(emit(network, random_plan(network, spec, 20), "unrolled").model.graph.node)
         assert 0.7 < 20 * per_step / nodes < 1.1
-        for steps, form in ((LARGEST // per_step, "unrolled"), (LARGEST // per_step + 1, "loop")):
+        copies = "fused" if spec.coding == "rate" else "unrolled"
+        for steps, form in ((LARGEST // per_step, copies), (LARGEST // per_step + 1, "loop")):
             assert emit(network, random_plan(network, spec, steps)).form == form
 
 
@@ -154,7 +155,7 @@ def test_a_synchronous_plan_has_none() -> None:
 
 def test_unknown_form() -> None:
     with pytest.raises(
-        ConfigError, match=r"form is 'lop' \(did you mean 'loop'\?\): choose one of auto, unrolled, folded, loop"
+        ConfigError, match=r"form is 'lop' \(did you mean 'loop'\?\): choose one of auto, unrolled, fused, folded"
     ):
         convert(residual(), inputs(16), form="lop")
 

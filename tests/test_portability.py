@@ -32,7 +32,7 @@ NEURONS = {
     "signed-group": {"neuron": "signed-group", "levels": 8},
     "differential": {"neuron": "signed-group", "levels": 8, "coding": "differential"},
 }
-FORMS = ("unrolled", "folded", "loop", "step")
+FORMS = ("unrolled", "fused", "folded", "loop", "step")
 
 
 def tool(name: str) -> ModuleType:

@@ -26,7 +26,7 @@ PAGE = ROOT / "docs" / "portability.md"
 BEGIN, END = "<!-- measured by tools/portability.py -->\n", "<!-- end of what was measured -->\n"
 
 NETWORKS = ("digits_relu", "digits_qcfs4")
-FORMS = ("unrolled", "folded", "loop", "step")
+FORMS = ("unrolled", "fused", "folded", "loop", "step")
 NEURONS = {
     "integrate-and-fire": {"neuron": "if"},
     "signed group, 8 levels": {"neuron": "signed-group", "levels": 8},
