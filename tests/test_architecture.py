@@ -45,6 +45,7 @@ ROOMS = {
         "spiking_file",
         "diagnosis",
         "remedies",
+        "simulate",
         "verify",
         "selection",
         "step_runner",

@@ -573,7 +573,7 @@ def traces(model: onnx.ModelProto, feeds: dict[str, np.ndarray], site: str, step
     """Currents, spikes and membranes of a site, [T, B, C] each, read off the emitted graph."""
     produced = {name: node for node in model.graph.node for name in node.output}
     names: dict[str, list[str]] = {
-        "x": [produced[f"{site}/t{t}/drive"].input[1] for t in range(steps)],
+        "x": [produced[f"{site}/t{t}/drive"].input[0] for t in range(steps)],
         "s": [spikes_name(site, t) for t in range(steps)],
         "v": [f"{site}/t{t}/membrane" for t in range(steps)],
     }

@@ -13,6 +13,7 @@ from networks import network_of as network_from
 from test_emit import NETS, feeds_of, network_of, plan_of
 
 from ftbc_onnx import ConfigError, convert
+from ftbc_onnx.errors import VerificationError
 from ftbc_onnx.evaluate import evaluate_file
 from ftbc_onnx.graph.emit import choose_form, emit
 from ftbc_onnx.graph.emit.fused import emit_fused
@@ -25,7 +26,7 @@ from ftbc_onnx.graph.sites import Network
 from ftbc_onnx.graph.view import GraphView
 from ftbc_onnx.neurons import IntegrateAndFire, NeuronSpec, Reversed
 from ftbc_onnx.plan import SpikingPlan
-from ftbc_onnx.verify import simulate, verify
+from ftbc_onnx.verify import fusion_error, simulate, verify
 from ftbc_onnx.window import Window
 
 SUBSETS = [(), ("thresholds",), ("biases",), ("thresholds", "biases"), ("thresholds", "resets"), PASSES]
@@ -55,7 +56,7 @@ def test_every_kind_of_network_is_its_twin_to_the_last_bit(name: str) -> None:
     ours, plain = means(network, plan, feeds, PASSES), means(network, plan, feeds, None)
     assert emitted.twin is not None
     if network.sites:
-        for output, value in simulate(*emitted.twin, feeds).items():
+        for output, value in simulate(emitted.twin.network, emitted.twin.plan, feeds).items():
             np.testing.assert_array_equal(ours[running_mean_name(output)], value)
     assert set(ours) == set(plain)
     for output, value in plain.items():
@@ -153,8 +154,10 @@ def test_a_shortcut_carries_the_membrane() -> None:
     network = network_from(residual())
     fused = fuse(network, random_plan(network, NeuronSpec("if")))
     kinds = sorted(entry.kind for entry in fused.network.entries.values())
-    assert kinds == ["bias", "bias", "membrane"]
-    assert set(fused.plan.reversed.values()) == {0.0, -0.5}  # the first site reads no spikes: its bias stays with it
+    assert kinds == ["bias", "bias", "bias", "membrane"]
+    assert set(fused.plan.reversed.values()) == {0.0}
+    dense = network_of("perceptron")  # its first layer reads no spikes, and is no Conv: its bias stays at the neurons
+    assert set(fuse(dense, random_plan(dense, NeuronSpec("if"))).plan.reversed.values()) == {-0.5}
 
 
 def test_the_file_says_what_the_plan_was() -> None:
@@ -298,6 +301,23 @@ def test_the_twin_is_what_a_numpy_run_goes_through() -> None:
     plan = random_plan(network, NeuronSpec("if"))
     emitted = emit_fused(network, plan)
     assert emitted.twin is not None
-    twin = simulate(*emitted.twin, {"x": inputs(3)})["y"]
+    twin = simulate(emitted.twin.network, emitted.twin.plan, {"x": inputs(3)})["y"]
     plain = simulate(network, plan, {"x": inputs(3)})["y"]
     np.testing.assert_allclose(twin[-1], plain[-1], atol=0.3)
+
+
+@pytest.mark.parametrize("neuron", ["if", "signed-group"])
+def test_a_fused_network_has_the_potentials_of_its_plan(neuron: str) -> None:
+    """Spike by spike; and an error in what was put into the layers is found, although the file is what its twin is."""
+    network = network_from(residual())
+    plan = random_plan(network, NeuronSpec(neuron, 1 if neuron == "if" else 3))
+    plan = plan.with_gains({site.name: np.linspace(0.8, 1.2, site.channels) for site in network.sites})
+    feeds = {"x": inputs(3)}
+    fused = fuse(network, plan)
+    assert fusion_error(network, plan, fused, feeds, 5) < 1e-5
+    thresholds = {**plan.thresholds, "r2": plan.thresholds["r2"] * np.float32(1.01)}
+    biases = {**plan.biases, "r2": plan.biases["r2"] + np.float32(0.01)}
+    for spoilt in (plan.with_thresholds(thresholds), plan.with_biases(biases), plan.with_gains({})):
+        assert fusion_error(network, plan, fuse(network, spoilt), feeds, 5) > 1e-3
+        with pytest.raises(VerificationError, match="fused network differs from its plan"):
+            verify(emit_fused(network, spoilt), network, plan, feeds)

@@ -156,7 +156,7 @@ def test_charge_is_conserved_at_every_site(case: Case) -> None:
     model = emit_unrolled(case.network, plan).model
     makers = {name: node for node in model.graph.node for name in node.output}
     for site in plan.sites:
-        currents = [makers[f"{site.name}/t{t}/drive"].input[1] for t in range(steps)]
+        currents = [makers[f"{site.name}/t{t}/drive"].input[0] for t in range(steps)]
         spikes = [spikes_name(site.name, t) for t in range(steps)]
         end = f"{site.name}/t{steps - 1}/membrane"
         found = run(expose_tensors(model, dict.fromkeys([*currents, *spikes, end])), case.feeds, optimise=False)

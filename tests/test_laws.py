@@ -122,7 +122,7 @@ def test_charge_is_conserved_at_every_site(case: Case) -> None:
     makers = {name: node for node in model.graph.node for name in node.output}
     last = case.plan.steps - 1
     for site in case.plan.sites:
-        currents = [makers[f"{site.name}/t{t}/drive"].input[1] for t in range(case.plan.steps)]
+        currents = [makers[f"{site.name}/t{t}/drive"].input[0] for t in range(case.plan.steps)]
         spikes = [spikes_name(site.name, t) for t in range(case.plan.steps)]
         end = f"{site.name}/t{last}/membrane"
         found = run(expose_tensors(model, dict.fromkeys([*currents, *spikes, end])), case.feeds, optimise=False)

@@ -9,7 +9,8 @@ With h = lambda * gain the height of a site's smallest spike, [C], and d = lambd
 
    A shortcut that is added to such a layer is scaled by a depthwise Conv of size 1; whatever else reads the spikes, by
    a Mul. A site takes part if its current comes from layers with constant weights, and sums of them with anything.
-2. *biases*: b[t] is added to the bias of the layer before, W x + (c' + b[t]/d), instead of to its output.
+2. *biases*: b[t] is added to the bias of the layer before, W x + (c' + b[t]/d), instead of to its output. With 3, a
+   current that does not depend on t gets its biases from a depthwise Conv of ones.
 3. *resets*: neurons of ``if`` run with the other sign (`ftbc_onnx.neurons.reversed`); needs 1. Where 2 was done, the
    membrane before the first step is a part of the first bias, and a shortcut takes the membrane along:
    u = W s + (shortcut + m), two sums that convolutions do on the way.
@@ -180,6 +181,22 @@ class _Fusion:
             for position, name in enumerate(node.input):
                 clone.input[position] = self._unscale(name)
         self.nodes.append(clone)
+        site = self.targets.get(output)
+        if site is not None and output == site.current and output not in self.temporal:
+            self._visit_first(clone, site)
+
+    def _visit_first(self, clone: onnx.NodeProto, site: SpikingSite) -> None:
+        """What makes a current that does not depend on t: a depthwise Conv of ones adds the bias of each step to it."""
+        if not self._turned or "biases" not in self.passes or site.rank != 4:
+            return
+        clone.output[0] = self.builder.unique(f"{site.current}/static")
+        ones = self.builder.constant(np.ones((site.channels, 1, 1, 1), np.float32))
+        entry = self._entry(site, self.builder.constant(np.zeros(site.channels, np.float32)))
+        name = f"{site.name}/{IN_UNITS}"
+        inputs, group = [clone.output[0], ones, entry], site.channels
+        self.nodes.append(onnx.helper.make_node("Conv", inputs, [site.current], name=name, group=group))
+        self.classes[name] = NodeClass.LINEAR
+        self.temporal.add(site.current)
 
     def _visit_layer(self, node: onnx.NodeProto, clone: onnx.NodeProto) -> None:
         """A layer behind a site, before one, or both."""
@@ -200,10 +217,7 @@ class _Fusion:
             if bias:
                 bias = self._static("Div", bias, divisor_name(site.name), out=f"{bias}/{IN_UNITS}")
         if node.output[0] in self.entry_at:
-            entry = self.builder.unique(f"{site.name}/entry")
-            bias = bias or self.builder.constant(np.zeros(site.channels, np.float32))
-            self._enter(entry, Entry(site, self._static("Identity", bias, out=f"{site.name}/constant")))
-            bias = entry
+            bias = self._entry(site, bias or self.builder.constant(np.zeros(site.channels, np.float32)))
         clone.input[:] = [clone.input[0], weights, *([bias] if bias else [])]
 
     def _visit_sum(self, node: onnx.NodeProto, clone: onnx.NodeProto, site: SpikingSite) -> None:
@@ -218,6 +232,12 @@ class _Fusion:
             if source in self.temporal and source not in self.mean_form:
                 self._enter(entry, Entry(site, source, "membrane"))
                 clone.input[position] = entry
+
+    def _entry(self, site: SpikingSite, constant: str) -> str:
+        """What a layer reads as its bias: a constant [C], and at every step the bias of a site."""
+        name = self.builder.unique(f"{site.name}/entry")
+        self._enter(name, Entry(site, self._static("Identity", constant, out=f"{site.name}/constant")))
+        return name
 
     def _enter(self, name: str, entry: Entry) -> None:
         self.entries[name] = entry

@@ -48,7 +48,7 @@ def emit_fused(network: Network, plan: SpikingPlan, passes: Iterable[str] = PASS
     builder.skip(builder.constant(0.0), "Add")
     membranes = emitter.membranes = _membranes(builder, emitter, plan, fused)
     emitted = write_steps(builder, fused.network, emitter, membranes)
-    return replace(emitted, form="fused", twin=(fused.network, fused.plan))
+    return replace(emitted, form="fused", twin=fused)
 
 
 class _Fusing(StepEmitter):

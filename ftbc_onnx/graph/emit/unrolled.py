@@ -17,6 +17,7 @@ import onnx
 from ftbc_onnx.errors import ModelError
 from ftbc_onnx.graph.builder import GraphBuilder
 from ftbc_onnx.graph.emit.step import StepEmitter
+from ftbc_onnx.graph.fuse import Fused
 from ftbc_onnx.graph.recorder import Step, at
 from ftbc_onnx.graph.sites import Network
 from ftbc_onnx.graph.units import threshold_name
@@ -79,13 +80,13 @@ class Emitted:
         model: the model.
         readouts: of every output that depends on spikes.
         form: how time is laid out.
-        twin: the network and the plan that it computes to the last bit, if not those it was emitted from.
+        twin: what it computes to the last bit, if not the network and the plan it was emitted from.
     """
 
     model: onnx.ModelProto
     readouts: tuple[Readout, ...]
     form: str = "unrolled"
-    twin: tuple[Network, SpikingPlan] | None = None
+    twin: Fused | None = None
 
 
 @dataclass
