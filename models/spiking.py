@@ -89,6 +89,11 @@ class TimeBatched(torch.nn.Module):
         if node.op_type == "Gemm":
             turned = given.get("transB", 0)
             return lambda x, w, b: functional.linear(x, w if turned else w.T, b)
+        if node.op_type == "GlobalAveragePool":
+            return lambda x: x.mean(dim=(2, 3), keepdim=True)
+        if node.op_type == "Flatten":
+            axis = given.get("axis", 1)
+            return lambda x: x.flatten(axis)
         if node.op_type == "Reshape":
             return lambda x, shape: x.reshape(len(x), *shape.tolist()[1:])
         if node.op_type == "Transpose":

@@ -241,10 +241,16 @@ class TestSpiking:
         a = Conv <pads = [1,1,1,1]> (x, w1, b1)  r = Relu(a)
         c = Conv <pads = [0,0,1,1], strides = [2,2]> (r, w2)
         p = AveragePool <kernel_shape = [2,2], strides = [2,2]> (r)
-        s = Add(c, p)  t = Relu(s)  q = AveragePool <kernel_shape = [4,4]> (t)
-        f = Reshape(q, shape)  y = Gemm <transB = 1> (f, w3, b3) }"""
+        s = Add(c, p)  t = Relu(s)  HEAD  y = Gemm <transB = 1> (f, w3, b3) }"""
 
-    def test_computes_what_the_emitted_file_computes(self, monkeypatch):
+    @pytest.mark.parametrize(
+        "head",
+        [
+            "q = AveragePool <kernel_shape = [4,4]> (t) f = Reshape(q, shape)",
+            "q = GlobalAveragePool(t) f = Flatten(q)",
+        ],
+    )
+    def test_computes_what_the_emitted_file_computes(self, monkeypatch, head):
         torch = pytest.importorskip("torch")
         monkeypatch.syspath_prepend(str(MODELS))
         spiking = importlib.import_module("spiking")
@@ -256,7 +262,7 @@ class TestSpiking:
             "w3": numbers(5, 4),
             "b3": numbers(5),
         }
-        network = network_of(parse(self.TEXT, **weights))
+        network = network_of(parse(self.TEXT.replace("HEAD", head), **weights))
         thresholds = {site.name: np.linspace(0.5, 2, site.channels) for site in network.sites}
         biases = {site.name: numbers(6, site.channels) * 0.1 for site in network.sites}
         plan = SpikingPlan("", network.sites, 6, NeuronSpec("if"), thresholds, biases)

@@ -16,11 +16,11 @@ cases then run in one process: starting CUDA takes longer than most of them.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import itertools
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -41,7 +41,8 @@ from rich.console import Console
 from ftbc_onnx.counting import count
 from ftbc_onnx.graph.emit import emit
 from ftbc_onnx.graph.emit.calibration import emit_calibration, old_bias_name
-from ftbc_onnx.graph.observe import expose_running_means, observe_snn
+from ftbc_onnx.graph.observe import expose_running_means, expose_tensors, observe_snn
+from ftbc_onnx.graph.sites import Network
 from ftbc_onnx.neurons import BINARY, NeuronSpec
 from ftbc_onnx.plan import SpikingPlan
 from ftbc_onnx.rules import make_rule
@@ -49,10 +50,9 @@ from ftbc_onnx.runtime import Device, Session, choose_device
 from ftbc_onnx.step_runner import StepRunner
 
 ROOT = Path(__file__).resolve().parent.parent
-FORMS = ("unrolled", "fused", "folded", "loop", "step", "torch", "spikingjelly")
+FORMS = ("ann", "unrolled", "fused", "folded", "loop", "step", "torch", "spikingjelly")
 TASKS = ("evaluate", "evaluate, counting", "calibrate paper", "calibrate solve")
 CUDA_FORMS = ("ann", "ann+graph", "unrolled", "unrolled+graph", "folded", "folded+graph", "loop", "step", "torch")
-MEBI = 2**20
 
 
 def measure(case: dict[str, Any]) -> dict[str, Any]:
@@ -64,7 +64,8 @@ def measure(case: dict[str, Any]) -> dict[str, Any]:
     reference_model = emit(network, plan, "fused").model if task else network.view.model
     reference = _session(reference_model, device, feeds)
     base = _block(reference, case["seconds"] / 4)
-    before = _peak()
+    before = _memory("VmRSS")
+    _forget_peak()
     start = time.perf_counter()
     if form == "spikingjelly":
         size, run = 0, _spikingjelly(NETWORKS[case["network"]], steps, next(iter(feeds.values())))
@@ -72,7 +73,7 @@ def measure(case: dict[str, Any]) -> dict[str, Any]:
         size, run = (0, _task(form, network, plan, feeds)) if task else _prepare(form, network, plan, feeds, device)
     created = time.perf_counter() - start
     run()
-    peak = _peak() - before
+    peak = _memory("VmHWM") - before
     times = _block(run, case["seconds"])
     base += _block(reference, case["seconds"] / 4)
     base_time, time_taken = statistics.median(base), statistics.median(times)
@@ -86,8 +87,15 @@ def measure(case: dict[str, Any]) -> dict[str, Any]:
         "run, s": time_taken,
         "run / (T x ANN)": time_taken / ((1 if form.startswith("ann") else steps) * base_time),
         "peak memory, MiB": peak,
+        "membranes, MiB": membranes(network, feeds) / 2**20,
         "runs": len(times),
     }
+
+
+def membranes(network: Network, feeds: dict[str, np.ndarray]) -> int:
+    """Bytes of one number per neuron."""
+    session = Session(expose_tensors(network.view.model, [site.spikes for site in network.sites]))
+    return sum(value.nbytes for value in session.run(feeds, [site.spikes for site in network.sites]).values())
 
 
 def _neuron(words: str) -> NeuronSpec:
@@ -208,9 +216,19 @@ def _block(run: Callable[[], Any], seconds: float) -> list[float]:
     return times
 
 
-def _peak() -> float:
-    """Most memory that this process has held, MiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / MEBI
+def _memory(what: str) -> float:
+    """MiB that this process holds (``VmRSS``), or has held at most since `_forget_peak` (``VmHWM``); 0 if not known."""
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return 0.0
+    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith(what)), 0.0)
+
+
+def _forget_peak() -> None:
+    """Begin a new peak (a process inherits that of its parent)."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
 @click.command()
@@ -225,6 +243,7 @@ def _peak() -> float:
 )
 @click.option("--steps", type=int, multiple=True, help="T [default: those of the network].")
 @click.option("--neuron", default="if", show_default=True, help="Neuron and levels: 'signed-group 4'.")
+@click.option("--table", type=click.Path(path_type=Path, exists=True), help="Print the tables of rows written before.")
 @click.option("--case", help="One case, as JSON: what the others are run with.")
 def main(
     *,
@@ -237,11 +256,15 @@ def main(
     networks: tuple[str, ...],
     steps: tuple[int, ...],
     neuron: str,
+    table: Path | None,
     case: str | None,
 ) -> None:
     """Time every form; print a table."""
     if case is not None:
         click.echo(json.dumps(measure(json.loads(case))))
+        return
+    if table is not None:
+        print_tables(json.loads(table.read_text()))
         return
     console = Console(stderr=True)
     load_before = os.getloadavg()[0]
@@ -261,10 +284,31 @@ def main(
                 console.print(f"{asked}: {str(error).splitlines()[-1]}", style="red")
             if target is not None:
                 target.write_text(json.dumps(rows, indent=1) + "\n")
-    for found in ([r for r in rows if r["form"] not in TASKS], [r for r in rows if r["form"] in TASKS]):
-        if found:
-            click.echo(markdown(found) + "\n")
+    print_tables(rows)
     click.echo(f"load before: {load_before:.1f}")
+
+
+def print_tables(rows: Sequence[dict[str, Any]]) -> None:
+    """Run times of all forms side by side, then creation, memory and size, then the tasks."""
+    forms = [row for row in rows if row["form"] not in TASKS]
+    large = [row for row in forms if row["batch"] == max(r["batch"] for r in forms)]
+    for title, what, found in (
+        ("Run time over T x the ANN's", "run / (T x ANN)", forms),
+        ("Creation, s", "creation, s", large),
+        ("Peak memory, MiB", "peak memory, MiB", large),
+        ("Batch of a task over a run of the network", "run / SNN run", [row for row in rows if row["form"] in TASKS]),
+    ):
+        if found:
+            click.echo(f"{title}:\n\n{markdown(pivot(found, what))}\n")
+
+
+def pivot(rows: Sequence[dict[str, Any]], what: str) -> list[dict[str, Any]]:
+    """One row per network, batch and T, one column per form."""
+    found: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for row in rows:
+        key = {name: row[name] for name in ("network", "batch", "steps")}
+        found.setdefault(tuple(key.values()), key)[row["form"]] = row[what]
+    return list(found.values())
 
 
 def _cases(data: Path, folder: Path, networks: Sequence[str], forms: Sequence[str]) -> Iterator[dict[str, Any]]:
