@@ -47,7 +47,9 @@ def print_conversion(console: Console, report: Mapping[str, Any], verbose: bool 
         _say(console, "not verified")
     else:
         how = "to the last bit" if checked["bitwise"] else f"within {checked['largest_difference']:.1e}"
-        _say(console, f"verified against a NumPy run of the plan: equal {how} over {checked['steps']} steps")
+        line = f"verified against a NumPy run of the plan: equal {how} over {checked['steps']} steps"
+        fused = checked["fusion_difference"]
+        _say(console, line if fused is None else f"{line}, once its numbers are in the layers (within {fused:.0e})")
     if report["evaluation"] is not None:
         where = "calibration data: " if report["evaluated_on"] == "calibration data" else ""
         print_curve(console, report["evaluation"], report["evaluation_without_bias"], where)

@@ -70,6 +70,7 @@ class VerificationResult:
         largest_difference: of the running means, relative to their largest value.
         batch_sizes: batch sizes that were run.
         batch_difference: between the same samples in two batch sizes, mean absolute, relative to the mean output.
+        fusion_difference: of a fused network's potentials from its plan's, relative to their largest; None of others.
     """
 
     samples: int
@@ -78,6 +79,7 @@ class VerificationResult:
     largest_difference: float
     batch_sizes: tuple[int, ...]
     batch_difference: float
+    fusion_difference: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -88,6 +90,7 @@ class VerificationResult:
             "largest_difference": self.largest_difference,
             "batch_sizes": list(self.batch_sizes),
             "batch_difference": self.batch_difference,
+            "fusion_difference": self.fusion_difference,
         }
 
 

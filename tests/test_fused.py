@@ -196,6 +196,8 @@ def test_convert_counts_the_same_events(neuron: str) -> None:
     fused, plain = (convert(RELU, digits("test", 32)[0], form=form, **options) for form in ("fused", "unrolled"))
     assert fused.plan == plain.plan
     assert fused.report["verification"]["bitwise"]
+    assert fused.report["verification"]["fusion_difference"] < 1e-5
+    assert plain.report["verification"]["fusion_difference"] is None
     assert fused.evaluation is not None
     assert plain.evaluation is not None
     ours, theirs = (result.report["evaluation"]["counts"] for result in (fused, plain))

@@ -77,7 +77,9 @@ def _verified(checked: Mapping[str, Any] | None) -> str:
     if checked is None:
         return "no"
     how = "equal to the last bit" if checked["bitwise"] else f"within {checked['largest_difference']:.1e}"
-    return f"against a NumPy run of the plan: {how}"
+    fused = checked["fusion_difference"]
+    once = "" if fused is None else f", once its numbers are in the layers (within {fused:.0e})"
+    return f"against a NumPy run of the plan: {how}{once}"
 
 
 def curves(report: Report) -> Table | None:
