@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 from collections.abc import Callable, Mapping
 from functools import cache
+from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import onnx
@@ -16,6 +20,8 @@ from ftbc_onnx.graph.sites import Network
 from ftbc_onnx.plan import SpikingPlan
 
 Feeds = Mapping[str, np.ndarray]
+
+TOOLS = Path(__file__).resolve().parent.parent / "tools"
 
 
 def parse(
@@ -147,3 +153,14 @@ def make_plan(
     thresholds = {s.name: threshold[s.name] if given else np.full(s.channels, threshold) for s in network.sites}
     biases = {s.name: bias * rng.standard_normal((steps, s.channels)) for s in network.sites}
     return SpikingPlan("0" * 64, network.sites, steps, "if", thresholds, biases)
+
+
+def tool(name: str) -> ModuleType:
+    """A script of tools/, under its own name, so that it can be imported by the next."""
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, TOOLS / f"{name}.py")
+        assert spec is not None
+        assert spec.loader is not None
+        sys.modules[name] = module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    return sys.modules[name]

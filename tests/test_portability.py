@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 import shutil
@@ -10,13 +9,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from helpers import numbers, parse
+from helpers import numbers, parse, tool
 from networks import CALIBRATION, RELU, digits, network_of, random_plan
 
 from ftbc_onnx import convert
@@ -33,17 +31,6 @@ NEURONS = {
     "differential": {"neuron": "signed-group", "levels": 8, "coding": "differential"},
 }
 FORMS = ("unrolled", "fused", "folded", "loop", "step")
-
-
-def tool(name: str) -> ModuleType:
-    """A script of tools/, under its own name, so that it can be imported by the next."""
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
-        assert spec is not None
-        assert spec.loader is not None
-        sys.modules[name] = module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-    return sys.modules[name]
 
 
 runtimes, portability = tool("runtimes"), tool("portability")
