@@ -118,18 +118,27 @@ def cases() -> Iterator[Case]:
         yield from _choices(label)
     yield from (_neuron("compressed", "signed-st", 8, compress_bias=on) for on in (False, True))
     yield from (_neuron("neurons", label, t) for t in (16, 32) for label in NEURONS)
+    for t, label in ((2, "if"), (8, "if"), (2, "signed-group 4"), (4, "signed-st"), (8, "signed-st"), (1, "if")):
+        yield from _grid(label, t)
 
 
 def _choices(label: str) -> Iterator[Case]:
     """Rules, thresholds and calibration samples for one neuron at T = 4."""
-    yield _neuron("rules", label, 4, rule="paper", calib_samples=384, batch_size=128)
+    yield from _grid(label, 4)
     yield _neuron("rules", label, 4, gate=False)
     yield _neuron("rules", label, 4, gate=False, shrink=2.0)
     yield from (_neuron("gains", label, 4, gain=on) for on in (False, True))
-    yield from (_neuron("thresholds", label, 4, threshold=name) for name in ("auto", "moments", "percentile", "max"))
     yield _neuron("thresholds", label, 4, per_channel=False)
     options = {"threshold": "mse", **NEURONS[label]}
     yield from (Case("samples", RESNET, label, 4, samples=count, options=options) for count in (32, 64, 128, 512, 1024))
+
+
+def _grid(label: str, steps: int) -> Iterator[Case]:
+    """The published rule, and the other thresholds, for one neuron at one T."""
+    yield _neuron("rules", label, steps, rule="paper", calib_samples=384, batch_size=128)
+    yield from (
+        _neuron("thresholds", label, steps, threshold=name) for name in ("auto", "moments", "percentile", "max")
+    )
 
 
 def run(case: Case, data: Path, model: Path | None = None) -> dict[str, Any]:
