@@ -139,8 +139,10 @@ def draw(results: Iterable[Result], path: Path) -> None:
     mpl.use("Agg")
     lines: defaultdict[str, dict[int, tuple[float, float]]] = defaultdict(dict)
     for r in results:
-        if r["case"]["network"].startswith("cifar10_resnet20_torch") and r["case"]["seed"] == 0:
-            lines[r["case"]["label"]][r["case"]["steps"]] = (r["events"][-1], r["accuracy"][-1])
+        case = r["case"]
+        ours = case["part"] in ("neurons", "default") and case["network"].startswith("cifar10_resnet20_torch")
+        if ours and case["seed"] == 0:
+            lines[case["label"]][case["steps"]] = (r["events"][-1], r["accuracy"][-1])
     figure, axes = plt.subplots(figsize=(8, 5))
     markers = "osD^v<>pP*Xh"
     for marker, (label, points) in zip(markers, lines.items(), strict=False):
