@@ -4,7 +4,8 @@
     python tools/scaling.py --draw            # draws from the rows that are there
 
 ResNet-20 to -56 of `models/` with random weights, integrate-and-fire neurons, on the CPU. Every point is measured in a
-process of its own; nothing else should run. Exponents are slopes of straight lines through the upper half of a curve.
+process of its own, `REPEATS` times, the middle one counts; nothing else should run. Exponents are slopes of straight
+lines through the upper half of a curve.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ POINTS = {
 }
 """What is varied, and its points."""
 
+REPEATS = 3
+
 LABELS = {"fused": "SNN, fused", "loop": "SNN, loop", "ann": "ANN"}
 
 
@@ -52,7 +55,7 @@ def measure(point: dict[str, Any], path: Path) -> dict[str, float]:
     feeds = feeds_of(network, SHAPE, point["batch"])
     times: list[float] = []
     begun = time.perf_counter()
-    while len(times) < 4 or (time.perf_counter() - begun < 3 and len(times) < 50):
+    while len(times) < 4 or (time.perf_counter() - begun < 1.5 and len(times) < 50):
         start = time.perf_counter()
         session.run(feeds)
         times.append(time.perf_counter() - start)
@@ -129,8 +132,10 @@ def main(*, rows: Path, only_draw: bool, point: str | None, path: Path | None) -
                     name = f"resnet{asked['depth']}"
                     network = export(torch_network(name), SHAPE, Path(folder) / f"{name}.onnx")
                     command = [sys.executable, __file__, "--point", json.dumps(asked), "--path", str(network)]
-                    done = subprocess.run(command, capture_output=True, text=True, check=True)
-                    found.append({"axis": axis, **asked, **json.loads(done.stdout)})
+                    runs = [subprocess.run(command, capture_output=True, text=True, check=True) for _ in range(REPEATS)]
+                    rows_of = [json.loads(run.stdout) for run in runs]
+                    middle = {what: statistics.median(row[what] for row in rows_of) for what in rows_of[0]}
+                    found.append({"axis": axis, **asked, **middle})
                     click.echo(found[-1], err=True)
         rows.write_text("".join(json.dumps(row) + "\n" for row in found), encoding="utf-8")
     lines = [json.loads(line) for line in rows.read_text(encoding="utf-8").splitlines()]
