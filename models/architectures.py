@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from mobilenet import MobileNetV2
-from resnet import ResNet
+from resnet import DEPTHS, ResNet
 from torch import nn
 from vgg import VGG16
 from vit import ViT
@@ -18,7 +18,7 @@ def make(name: str, activation: Callable[[], nn.Module], classes: int, *, hidden
     """A network with random weights.
 
     Args:
-        name: one of `NETWORKS`.
+        name: one of `NETWORKS`, or a residual network of another depth (`resnet.DEPTHS`).
         activation: makes a new activation (`activations.activation`).
         classes: 10 or 100 for images of 32 x 32, 1000 for images of 224 x 224.
         hidden: width of the linear layers of VGG-16.
@@ -30,7 +30,7 @@ def make(name: str, activation: Callable[[], nn.Module], classes: int, *, hidden
     side = 224 if large else 32
     if name == "vgg16":
         return VGG16(activation, classes, hidden=hidden, side=side)
-    if name.startswith("resnet") and name in NETWORKS:
+    if name in {f"resnet{depth}" for depth in DEPTHS}:
         return ResNet(int(name.removeprefix("resnet")), activation, classes, large=large)
     if name == "mobilenetv2":
         return MobileNetV2(activation, classes, large=large)

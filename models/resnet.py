@@ -1,4 +1,4 @@
-"""Residual networks of basic blocks: ResNet-18, -20 and -34, with any activation.
+"""Residual networks of basic blocks: ResNet-18 and -34, ResNet-20 to -56, with any activation.
 
 Source: He et al., "Deep residual learning for image recognition", CVPR 2016, arXiv 1512.03385. Shortcuts that change
 the shape are 1x1 convolutions (option B). Layers are registered in the order of the published QCFS code, so that its

@@ -13,12 +13,13 @@ from networks import network_of as network_from
 from test_emit import NETS, feeds_of, network_of, plan_of
 
 from ftbc_onnx import ConfigError, convert
+from ftbc_onnx.config import FUSE
 from ftbc_onnx.errors import VerificationError
 from ftbc_onnx.evaluate import evaluate_file
 from ftbc_onnx.graph.emit import choose_form, emit
 from ftbc_onnx.graph.emit.fused import emit_fused
 from ftbc_onnx.graph.emit.unrolled import emit_unrolled
-from ftbc_onnx.graph.fuse import PASSES, fuse
+from ftbc_onnx.graph.fuse import fuse
 from ftbc_onnx.graph.observe import expose_running_means, observe_snn, running_mean_name
 from ftbc_onnx.graph.provenance import read_plan, stamp
 from ftbc_onnx.graph.shortcuts import find_shortcut
@@ -29,7 +30,7 @@ from ftbc_onnx.plan import SpikingPlan
 from ftbc_onnx.verify import fusion_error, simulate, verify
 from ftbc_onnx.window import Window
 
-SUBSETS = [(), ("thresholds",), ("biases",), ("thresholds", "biases"), ("thresholds", "resets"), PASSES]
+SUBSETS = [(), ("thresholds",), ("biases",), ("thresholds", "biases"), ("thresholds", "resets"), FUSE]
 
 RATE = [spec for spec in SPECS if spec.coding == "rate"]
 
@@ -53,7 +54,7 @@ def test_every_kind_of_network_is_its_twin_to_the_last_bit(name: str) -> None:
     network, plan, feeds = network_of(name), plan_of(network_of(name)), feeds_of(name, 3)
     emitted = emit(network, plan, "fused")
     assert_valid(emitted.model)
-    ours, plain = means(network, plan, feeds, PASSES), means(network, plan, feeds, None)
+    ours, plain = means(network, plan, feeds, FUSE), means(network, plan, feeds, None)
     assert emitted.twin is not None
     if network.sites:
         for output, value in simulate(emitted.twin.network, emitted.twin.plan, feeds).items():

@@ -172,7 +172,7 @@ def test_charge_is_conserved_at_every_site(case: Case) -> None:
 def test_random_graphs_hold_every_class() -> None:
     seen: Counter[str] = Counter()
 
-    @LAWS
+    @settings(LAWS, max_examples=75)  # what is drawn depends on the modules that are loaded
     @given(cases())
     def look(case: Case) -> None:
         seen.update({kind.value for kind in case.network.classes.values()})
@@ -180,4 +180,4 @@ def test_random_graphs_hold_every_class() -> None:
 
     look()
     assert set(seen) == {kind.value for kind in NodeClass} | {"signed"}
-    assert min(seen.values()) >= 3  # of 25; what is drawn depends on the modules that are loaded
+    assert min(seen.values()) >= 8

@@ -38,12 +38,13 @@ from benchmark_networks import NETWORKS, Timed, export, feeds_of, open_network, 
 from real_data import markdown
 from rich.console import Console
 
+from ftbc_onnx.config import ConvertConfig
 from ftbc_onnx.counting import count
 from ftbc_onnx.graph.emit import emit
 from ftbc_onnx.graph.emit.calibration import emit_calibration, old_bias_name
 from ftbc_onnx.graph.observe import expose_running_means, expose_tensors, observe_snn
 from ftbc_onnx.graph.sites import Network
-from ftbc_onnx.neurons import BINARY, NeuronSpec
+from ftbc_onnx.neurons import NeuronSpec
 from ftbc_onnx.plan import SpikingPlan
 from ftbc_onnx.rules import make_rule
 from ftbc_onnx.runtime import Device, Session, choose_device
@@ -101,7 +102,7 @@ def membranes(network: Network, feeds: dict[str, np.ndarray]) -> int:
 def _neuron(words: str) -> NeuronSpec:
     """``if``, or a neuron and its levels: ``signed-group 4``."""
     name, _, levels = words.partition(" ")
-    return NeuronSpec(name, 1 if name in BINARY else int(levels or 4))
+    return ConvertConfig(neuron=name, levels=int(levels) if levels else None).neuron_spec
 
 
 def _task(form: str, network: Any, plan: SpikingPlan, feeds: dict[str, np.ndarray]) -> Callable[[], Any]:
@@ -322,7 +323,7 @@ def _cases(data: Path, folder: Path, networks: Sequence[str], forms: Sequence[st
             if path is None or (form in TASKS and batch == 1):
                 continue
             if timed.made is not None and path is made:
-                export(torch_network(timed.made), timed.shape, path)
+                export(timed.made, timed.shape, path)
             yield {"network": label, "path": str(path), "batch": batch, "steps": t, "form": form}
 
 

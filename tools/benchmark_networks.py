@@ -53,23 +53,20 @@ def torch_network(name: str) -> Any:
     sys.path.insert(0, str(MODELS))
     import torch  # noqa: PLC0415 (only where a network is made)
     from architectures import make  # noqa: PLC0415
-    from resnet import ResNet  # noqa: PLC0415
     from torch import nn  # noqa: PLC0415
 
     torch.manual_seed(0)
-    if name.startswith("resnet"):
-        return ResNet(int(name.removeprefix("resnet")), nn.ReLU, 10).eval()
     return make(name, nn.ReLU, 10, hidden=512).eval()
 
 
-def export(net: Any, shape: tuple[int, ...], path: Path) -> Path:
-    """Write a network of `torch_network` as ONNX, if it is not there."""
+def export(name: str, shape: tuple[int, ...], path: Path) -> Path:
+    """Write the network that `torch_network` makes as ONNX, if it is not there."""
     if not path.exists():
         sys.path.insert(0, str(MODELS))
         import torch  # noqa: PLC0415
         from export import export as write  # noqa: PLC0415
 
-        write(net, torch.zeros(2, *shape), path, "torchscript")
+        write(torch_network(name), torch.zeros(2, *shape), path, "torchscript")
     return path
 
 

@@ -87,7 +87,7 @@ class Integers:
             value = (rounded * scale[:, None, None, None]).astype(np.float32)
             self._add("Conv", [x, self._constant(f"{w}/rounded", value), node.input[2]], out, node)
             return
-        if f"{x}/u8" not in {name for made in self.nodes for name in made.output}:
+        if f"{x}/u8" not in self.made:
             self._add("Cast", [x], f"{x}/u8", to=onnx.TensorProto.UINT8)
         w8 = self._constant(f"{w}/i8", rounded.astype(np.int8))
         if self.variant == "ConvInteger":
@@ -112,6 +112,7 @@ class Integers:
     def _add(self, op_type: str, inputs: list[str], out: str, like: onnx.NodeProto | None = None, **attrs: Any) -> None:
         made = helper.make_node(op_type, inputs, [out], **attrs)
         made.attribute.extend(like.attribute if like is not None else ())
+        self.made[out] = made
         self.nodes.append(made)
 
 

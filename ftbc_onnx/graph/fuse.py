@@ -31,16 +31,14 @@ import onnx
 from ftbc_onnx.config import FUSE
 from ftbc_onnx.graph.builder import GraphBuilder
 from ftbc_onnx.graph.classes import NodeClass
-from ftbc_onnx.graph.fusible import axis_in, axis_out, is_layer, layers_before, takes_bias
+from ftbc_onnx.graph.fusible import axis_in, axis_out, fixed_tensors, fusible_sites, is_layer, takes_bias
 from ftbc_onnx.graph.shortcuts import find_shortcut
 from ftbc_onnx.graph.sites import Entry, Network
 from ftbc_onnx.graph.units import IN_UNITS, divisor_name, first_membrane, height_name, threshold_name
-from ftbc_onnx.graph.view import GraphView, names_inside, node_inputs, subgraphs
+from ftbc_onnx.graph.view import GraphView, names_inside, node_inputs
 from ftbc_onnx.graph.weights import add_initializers
 from ftbc_onnx.neurons import Reversed
 from ftbc_onnx.plan import SpikingPlan, SpikingSite
-
-PASSES = FUSE
 
 _KEEP_CHANNELS = {"AveragePool", "Dropout", "GlobalAveragePool", "GlobalMaxPool", "Identity", "MaxPool"}
 """Operators through which a positive factor per channel passes."""
@@ -63,16 +61,15 @@ class Fused:
     in_units: frozenset[str]
 
 
-def fuse(network: Network, plan: SpikingPlan, passes: Iterable[str] = PASSES) -> Fused:
+def fuse(network: Network, plan: SpikingPlan, passes: Iterable[str] = FUSE) -> Fused:
     """Put thresholds and biases into the layers.
 
     Args:
         network: the normalised ANN.
         plan: its plan, asynchronous and with rate coding; of any other, nothing is fused.
-        passes: of `PASSES`.
+        passes: of `FUSE`.
     """
-    wanted = set(passes)
-    fusion = _Fusion(network, plan, wanted)
+    fusion = _Fusion(network, plan, set(passes))
     fusion.choose()
     for node in network.view.nodes:
         fusion.visit(node)
@@ -81,9 +78,7 @@ def fuse(network: Network, plan: SpikingPlan, passes: Iterable[str] = PASSES) ->
 
 def share(network: Network, plan: SpikingPlan) -> float:
     """The share of a network's sites that would take part, from 0 to 1."""
-    fusion = _Fusion(network, plan, set())
-    fusion.choose()
-    return len(fusion.chosen) / max(len(network.sites), 1)
+    return len(fusible_sites(network, plan)) / max(len(network.sites), 1)
 
 
 @dataclass
@@ -112,9 +107,7 @@ class _Fusion:
         self.classes = dict(self.network.classes)
         self.temporal, self.mean_form = set(self.network.temporal), set(self.network.mean_form)
         self.owner = {site.spikes: site for site in self.network.sites}
-        self.fixed = set(view.output_names) | {
-            name for node in view.nodes for body in subgraphs(node) for name in node_inputs(node) if body
-        }
+        self.fixed = fixed_tensors(view)
 
     @property
     def scaling(self) -> bool:
@@ -125,13 +118,9 @@ class _Fusion:
 
     def choose(self) -> None:
         """Find the sites that take part, and write their factors."""
-        if self.plan.synchronous or self.plan.neuron.coding != "rate":
-            return
-        for site in self.network.sites:
-            tensors = layers_before(self.network, site)
-            if not tensors or site.spikes in self.fixed:
-                continue
-            self.chosen[site.name] = site
+        sites = {site.name: site for site in self.network.sites}
+        for name, tensors in fusible_sites(self.network, self.plan).items():
+            site = self.chosen[name] = sites[name]
             self.targets.update(dict.fromkeys(tensors, site))
             layers = [n for n in tensors if is_layer(self.view, n) and takes_bias(self.view, n) and n in self.temporal]
             if layers and "biases" in self.passes:

@@ -10,8 +10,25 @@ import onnx
 
 from ftbc_onnx.graph.classes import NodeClass
 from ftbc_onnx.graph.sites import Network
-from ftbc_onnx.graph.view import GraphView, attributes
-from ftbc_onnx.plan import SpikingSite
+from ftbc_onnx.graph.view import GraphView, attributes, node_inputs, subgraphs
+from ftbc_onnx.plan import SpikingPlan, SpikingSite
+
+
+def fusible_sites(network: Network, plan: SpikingPlan) -> dict[str, list[str]]:
+    """What makes the current of every site that can, by its name (`layers_before`).
+
+    The plan has to be asynchronous, with rate coding; outputs of the graph, and what bodies read, stay as they are.
+    """
+    if plan.synchronous or plan.neuron.coding != "rate":
+        return {}
+    fixed = fixed_tensors(network.view)
+    found = {site.name: layers_before(network, site) for site in network.sites if site.spikes not in fixed}
+    return {name: tensors for name, tensors in found.items() if tensors}
+
+
+def fixed_tensors(view: GraphView) -> set[str]:
+    """Outputs of the graph, and what nodes with bodies read."""
+    return {*view.output_names, *(n for node in view.nodes if any(subgraphs(node)) for n in node_inputs(node))}
 
 
 def layers_before(network: Network, site: SpikingSite) -> list[str]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from ftbc_onnx.config import FUSE
 from ftbc_onnx.graph.classes import NodeClass
 from ftbc_onnx.graph.emit.folded import emit_folded, why_not_folded
 from ftbc_onnx.graph.emit.fused import emit_fused
@@ -18,7 +19,7 @@ from ftbc_onnx.graph.emit.loop import emit_loop
 from ftbc_onnx.graph.emit.one_step import emit_step
 from ftbc_onnx.graph.emit.step import neuron_nodes
 from ftbc_onnx.graph.emit.unrolled import Emitted, emit_unrolled
-from ftbc_onnx.graph.fuse import PASSES, share
+from ftbc_onnx.graph.fuse import share
 from ftbc_onnx.graph.sites import Network
 from ftbc_onnx.plan import SpikingPlan
 
@@ -35,7 +36,7 @@ def emit(
     *,
     on_gpu: bool = False,
     steps_input: bool = False,
-    passes: Iterable[str] = PASSES,
+    passes: Iterable[str] = FUSE,
 ) -> Emitted:
     """A plan as a standard ONNX model.
 
@@ -45,7 +46,7 @@ def emit(
         form: ``unrolled``, ``fused``, ``folded``, ``loop``, ``step``, or ``auto``: see `choose_form`.
         on_gpu: where it is to run, for ``auto``.
         steps_input: whether the number of steps is an input of the loop form; no other form can.
-        passes: what the fused form puts into the layers (`ftbc_onnx.graph.fuse.PASSES`).
+        passes: what the fused form puts into the layers (`ftbc_onnx.config.FUSE`).
 
     Raises:
         ModelError: it cannot be emitted, or not in this form.

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from ftbc_onnx.config import FUSE
 from ftbc_onnx.graph.builder import GraphBuilder
 from ftbc_onnx.graph.emit.step import StepEmitter
 from ftbc_onnx.graph.emit.unrolled import (
@@ -21,19 +22,19 @@ from ftbc_onnx.graph.emit.unrolled import (
     split_biases,
     write_steps,
 )
-from ftbc_onnx.graph.fuse import PASSES, Fused, fuse
+from ftbc_onnx.graph.fuse import Fused, fuse
 from ftbc_onnx.graph.sites import Network
 from ftbc_onnx.graph.units import divisor_name, first_membrane
 from ftbc_onnx.plan import SpikingPlan, SpikingSite
 
 
-def emit_fused(network: Network, plan: SpikingPlan, passes: Iterable[str] = PASSES) -> Emitted:
+def emit_fused(network: Network, plan: SpikingPlan, passes: Iterable[str] = FUSE) -> Emitted:
     """The spiking network of a plan with its numbers in the layers.
 
     Args:
         network: the normalised ANN that the plan was made for.
         plan: sites, thresholds [C] and biases [T, C].
-        passes: of `ftbc_onnx.graph.fuse.PASSES`.
+        passes: of `ftbc_onnx.config.FUSE`.
 
     Raises:
         ModelError: the network has refusals, or tensors named as the emitted ones are, or no such readout.
