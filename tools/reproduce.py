@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -164,15 +165,16 @@ def _cell(values: list[float] | None) -> str:
 )
 @click.option("--seeds", type=click.IntRange(1, 3), default=3, show_default=True, help="Calibration seeds.")
 @click.option("--results", type=click.Path(path_type=Path), default=RESULTS, help="Where the figures are kept.")
+@click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Cases at a time.")
 @click.option("--write", is_flag=True, help="Only write the page.")
-def main(data: Path | None, files: tuple[Path, ...], seeds: int, results: Path, write: bool) -> None:
+def main(data: Path | None, files: tuple[Path, ...], *, seeds: int, results: Path, jobs: int, write: bool) -> None:
     """Measure what is missing, then write the page."""
     if not write:
         if data is None:
             raise click.UsageError("--data is needed to measure")
         paths = {path.stem: path for path in files or sorted((ROOT / "models").glob("cifar10_*.onnx"))}
         chosen = (case for case in cases(list(paths)) if case.seed < seeds)
-        measure(chosen, results, lambda case: run(case, data, paths[case.network]))
+        measure(chosen, results, partial(run, data=data, models=paths), jobs)
     write_page(read(results), ROOT / "docs" / "reproduced.md")
 
 
