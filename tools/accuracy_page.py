@@ -16,10 +16,9 @@ Result = dict[str, Any]
 STEPS = (1, 2, 4, 8, 16, 32)
 TRIALS = {
     "quantised": "What quantisation alone costs",
-    "rules": "Rules",
+    "rules": "Gate, shrinkage, thresholds per tensor",
     "gains": "Gains",
     "compressed": "Compressed biases",
-    "thresholds": "Thresholds",
     "samples": "Calibration samples",
 }
 
@@ -58,6 +57,8 @@ def write_page(results: Sequence[Result], folder: Path) -> None:
         text += _neurons(parts["neurons"])
     if parts["default"]:
         text += _defaults(parts["default"])
+    if parts["grid"]:
+        text += _grid(parts["grid"] + parts["neurons"])
     for part, title in TRIALS.items():
         if parts[part]:
             rows = markdown([_choice(part, r) for r in parts[part]])
@@ -119,6 +120,30 @@ def _defaults(results: Iterable[Result]) -> str:
         "s: seconds for the whole conversion with\nboth evaluations, on a machine that did other work too.\n\n"
         f"{markdown(rows)}\n\n"
     )
+
+
+def _grid(results: Iterable[Result]) -> str:
+    """A table per T: a row for a neuron and a rule, a column per threshold."""
+    tables: defaultdict[int, defaultdict[tuple[str, str], dict[str, str]]] = defaultdict(lambda: defaultdict(dict))
+    for r in results:
+        case = r["case"]
+        if case["seed"] == 0:
+            rule, threshold = case["options"].get("rule", "solve"), case["options"]["threshold"]
+            tables[case["steps"]][case["label"], rule][threshold] = f"{r['accuracy'][-1]:.1f} ({r['no_bias'][-1]:.1f})"
+    text = (
+        "## Rules and thresholds\n\nResNet-20, first seed: accuracy, and without biases in brackets. *paper* is the "
+        "published rule (alpha 0.4) with 384\ncalibration images in batches of 128; *solve* has 256.\n\n"
+    )
+    for steps, found in sorted(tables.items()):
+        columns = list(dict.fromkeys(name for cells in found.values() for name in cells))
+        rows = [
+            {"neuron": label, "rule": rule, **{name: cells.get(name, "") for name in columns}}
+            for (label, rule), cells in sorted(found.items())
+            if len(cells) > 1
+        ]
+        if rows:
+            text += f"T = {steps}:\n\n{markdown(rows)}\n\n"
+    return text
 
 
 def _choice(part: str, r: Result) -> dict[str, Any]:

@@ -57,18 +57,16 @@ def cases(networks: Sequence[str]) -> Iterator[Case]:
         for network in networks:
             most = 8 if "resnet20" in network else 4
             if "clipped" in network:
-                yield from (_dual(network, t, seed) for t in STEPS if t <= 8)
+                yield from (_dual(network, t, seed) for t in STEPS if t <= most)
             else:
-                first = "resnet20_qcfs8" in network and not seed
-                yield from _curves(network, 32 if first else most, seed)
-            yield from (Case("reproduced", network, "default", t, seed) for t in STEPS if t <= most)
-            best = {"neuron": "signed-group", "levels": 15}
-            yield from (Case("reproduced", network, "best", t, seed, options=best) for t in STEPS if t <= most // 2)
+                yield from _curves(network, 32 if "resnet20" in network and not seed else most, seed)
+            yield from (_default(network, t, seed) for t in STEPS if t <= most)
+            yield from (_best(network, t, seed) for t in STEPS if t <= most // 2)
     for network in (name for name in networks if "resnet20" in name):
         if "clipped" in network:
-            yield from (_dual(network, t, 0) for t in STEPS if t > 8)
-        elif "qcfs8" not in network:
-            yield from _curves(network, 32, 0)
+            yield from (_dual(network, t, 0) for t in (16, 32))
+        yield from (_best(network, t, 0) for t in (8, 16, 32))
+        yield from (_default(network, t, 0) for t in (16, 32))
 
 
 def _curves(network: str, steps: int, seed: int) -> Iterator[Case]:
@@ -79,6 +77,14 @@ def _curves(network: str, steps: int, seed: int) -> Iterator[Case]:
 
 def _dual(network: str, steps: int, seed: int) -> Case:
     return Case("reproduced", network, "dual", steps, seed, 256, {"neuron": "signed", "rule": "solve"})
+
+
+def _default(network: str, steps: int, seed: int) -> Case:
+    return Case("reproduced", network, "default", steps, seed)
+
+
+def _best(network: str, steps: int, seed: int) -> Case:
+    return Case("reproduced", network, "best", steps, seed, options={"neuron": "signed-group", "levels": 15})
 
 
 def write_page(results: Sequence[dict[str, Any]], target: Path) -> None:
