@@ -18,7 +18,7 @@ SMOOTH = ("spiking", "rate-exact")
 BUDGETS = ("accuracy", "spikes", "levels")
 RULES = ("solve", "paper", "none")
 READOUTS = ("mean", "delayed")
-SWITCHES = "binary compress_bias strict per_channel random_data verify running_mean float16 steps_input".split()
+SWITCHES = "binary compress_bias strict per_channel random_data refit verify running_mean float16 steps_input".split()
 OLDEST_OPSET = 13
 """From here on Split and Squeeze need no known sizes and ReduceSum takes axes."""
 
@@ -59,6 +59,7 @@ class ConvertConfig:
         compress_bias: store four vectors per channel instead of T biases (`ftbc_onnx.compression`).
         gain: look for a factor per channel on the spikes (`ftbc_onnx.gains`), taken if it holds on samples held back;
             None: with ``solve``, for neurons of one level.
+        refit: fit layers to the spikes that they read (`ftbc_onnx.refit`); taken if it holds on samples held back.
         calib_samples: samples used of the calibration data, at most.
         batch_size: samples per run; None: 128, or fewer if there are fewer.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
@@ -106,6 +107,7 @@ class ConvertConfig:
     shrink: float = 0.0
     compress_bias: bool = False
     gain: bool | None = None
+    refit: bool = False
     calib_samples: int = 256
     batch_size: int | None = None
     device: str = "auto"
@@ -185,6 +187,8 @@ class ConvertConfig:
                 raise ConfigError(f"{name} is {getattr(self, name)!r}: it must be True, False or None")
         if self.gain and (self.rule != "solve" or self.schedule == "synchronous"):
             raise ConfigError("gain goes with rule solve and schedule asynchronous: it needs biases to follow it")
+        if self.refit and (self.schedule == "synchronous" or self.float16):
+            raise ConfigError("refit goes with schedule asynchronous and float32")
 
     def _check_readout(self) -> None:
         _one_of("readout", self.readout, READOUTS)

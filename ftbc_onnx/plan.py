@@ -66,6 +66,28 @@ class SpikingSite:
         return tuple(axis for axis in range(self.rank) if axis != self.channel_axis)
 
 
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """What a layer of the SNN has in place of the ANN's numbers (`ftbc_onnx.refit`).
+
+    Attributes:
+        weights: in the shape of the ANN's, float32.
+        bias: [C], float32.
+    """
+
+    weights: np.ndarray
+    bias: np.ndarray
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, Layer)
+            and np.array_equal(self.weights, other.weights)
+            and np.array_equal(self.bias, other.bias)
+        )
+
+    __hash__ = None  # type: ignore[assignment]  # it holds arrays
+
+
 @dataclass(frozen=True)
 class Refusal:
     """An activation that was not converted, and why."""
@@ -104,6 +126,7 @@ class SpikingPlan:
         schedule: ``asynchronous``: sites fire at every step; ``synchronous``: once, on all T steps of their current.
         reversed: sites of integrate-and-fire neurons whose currents come with the other sign (`ftbc_onnx.graph.fuse`),
             and the membrane that they start from.
+        layers: layers with other weights than the ANN's, by the name of their node (`ftbc_onnx.refit`).
     """
 
     source_digest: str
@@ -117,6 +140,7 @@ class SpikingPlan:
     factors: Mapping[str, Factors] = field(default_factory=dict)
     gains: Mapping[str, np.ndarray] = field(default_factory=dict)
     reversed: Mapping[str, float] = field(default_factory=dict)
+    layers: Mapping[str, Layer] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if isinstance(self.neuron, str):
@@ -155,10 +179,14 @@ class SpikingPlan:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, SpikingPlan):
             return NotImplemented
-        return self.describe() == other.describe() and all(
-            np.array_equal(self.thresholds[name], other.thresholds[name])
-            and np.array_equal(self.biases[name], other.biases[name])
-            for name in self.thresholds
+        return (
+            self.describe() == other.describe()
+            and self.layers == other.layers
+            and all(
+                np.array_equal(self.thresholds[name], other.thresholds[name])
+                and np.array_equal(self.biases[name], other.biases[name])
+                for name in self.thresholds
+            )
         )
 
     __hash__ = None  # type: ignore[assignment]  # it holds arrays
@@ -209,6 +237,10 @@ class SpikingPlan:
         """The same plan with other gains, [C] per site."""
         return replace(self, gains=gains)
 
+    def with_layers(self, layers: Mapping[str, Layer]) -> SpikingPlan:
+        """The same plan with other layers."""
+        return replace(self, layers=layers)
+
     def with_neuron(self, neuron: NeuronSpec) -> SpikingPlan:
         """The same plan with other neurons."""
         return replace(self, neuron=neuron)
@@ -218,8 +250,8 @@ class SpikingPlan:
         return replace(self, biases={}, factors={})
 
     def plain(self) -> SpikingPlan:
-        """Plain conversion: no biases, no gains."""
-        return self.without_biases().with_gains({})
+        """Plain conversion: no biases, no gains, the ANN's layers."""
+        return self.without_biases().with_gains({}).with_layers({})
 
     def prefix(self, steps: int) -> SpikingPlan:
         """The plan of the first `steps` time steps (nothing in it depends on T, so its biases are the first rows).
@@ -244,6 +276,7 @@ class SpikingPlan:
             "readout": str(self.readout),
             "schedule": self.schedule,
             "gains": {name: [float(value) for value in gain] for name, gain in self.gains.items()},
+            "layers": sorted(self.layers),
             "sites": [asdict(site) for site in self.sites],
         }
 

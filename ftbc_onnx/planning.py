@@ -1,6 +1,6 @@
 """From a network and calibration data to a plan: neuron, thresholds, biases, each chosen on samples held back.
 
-    split -> statistics -> neuron -> thresholds -> gains -> biases -> gate
+    split -> statistics -> neuron -> thresholds -> gains -> layers -> biases -> gate
 
 Without calibration data a network must state its thresholds, and nothing is chosen.
 """
@@ -16,14 +16,16 @@ import numpy as np
 from ftbc_onnx.batching import Batching, choose_batching
 from ftbc_onnx.calibrate import calibrate
 from ftbc_onnx.data import DataSource
+from ftbc_onnx.errors import ModelError
 from ftbc_onnx.evaluate import run_ann
 from ftbc_onnx.gains import find_gains
 from ftbc_onnx.graph.emit.search import Candidate
 from ftbc_onnx.job import Job
 from ftbc_onnx.neurons import NeuronSpec
 from ftbc_onnx.plan import SpikingPlan
+from ftbc_onnx.refit import refit
 from ftbc_onnx.results import CalibrationResult, Compression
-from ftbc_onnx.rules import SolveRule, make_rule
+from ftbc_onnx.rules import ROUGH, SolveRule, make_rule
 from ftbc_onnx.selection import (
     Judge,
     Selection,
@@ -42,12 +44,10 @@ QUICK = 32
 JUDGING = 64
 """Samples held back that judge, at most."""
 
-ROUGH = SolveRule(halvings=6)
-"""How trials find their biases: to within theta/32, in half the time."""
-
 _TRIAL_ELEMENTS = 1 << 24  # elements of all sites, over samples, that a trial goes through step after step
 _SITE_ELEMENTS = 1 << 26  # elements of the largest site, over samples and candidates, that a search may hold
 _CANDIDATES = 5
+_REFIT_ELEMENTS = 1 << 29  # elements that fitting layers may hold: of the ANN, and of T steps between two sites
 
 
 @dataclass(frozen=True)
@@ -156,6 +156,9 @@ class _Planner:
             selections.append(selection)
         if config.looks_for_gains(spec) and (self.held is not None or config.gain):
             plan, selection = self._choose_gains(plan)
+            selections.append(selection)
+        if config.refit:
+            plan, selection = self._refit(plan)
             selections.append(selection)
         calibrated = self._calibrate(plan)
         gated = 0
@@ -268,6 +271,25 @@ class _Planner:
         trials = tuple(self.judge(word, p) for word, p in zip(words, found, strict=True))
         chosen = min(range(len(plans)), key=lambda i: trials[i].error)
         return plans[chosen], Selection("gain", trials, chosen, "least output error")
+
+    def _refit(self, plan: SpikingPlan) -> tuple[SpikingPlan, Selection]:
+        """The layers of the ANN, and layers fitted to the spikes that they read."""
+        job, sizes = self.job, self.job.free.sizes
+        if self.batching.fixed:
+            raise ModelError("refit takes a model whose batch is free: export it with a dynamic batch")
+        most = _REFIT_ELEMENTS // max(2 * sum(sizes) + 4 * plan.steps * max(sizes), 1)
+        count = int(np.clip(most, 1, self.fitted))
+        feeds, progress = next(self.fit.batches(count, limit=count)).feeds, job.stage("layers", len(sizes))
+        layers = refit(job.free, plan, feeds, job.device, progress=progress)
+        if not layers:
+            raise ModelError("refit finds no layer that it can fit: a Conv or Gemm that reads spikes")
+        plans, words = (
+            (plan, plan.with_layers(layers)),
+            ("those of the ANN", f"{len(layers)} fitted to {count} samples"),
+        )
+        trials = tuple(self.judge(w, self._with_quick_biases(p)) for w, p in zip(words, plans, strict=True))
+        chosen = min(range(2), key=lambda i: trials[i].error)
+        return plans[chosen], Selection("layers", trials, chosen, "least output error")
 
     def _gate(self, plan: SpikingPlan) -> tuple[SpikingPlan, int, Selection]:
         """Per site first; then all of it against none."""

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections import ChainMap
 from collections.abc import Mapping, MutableMapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from ftbc_onnx.graph.cut import Cut, Segment, cut_network
+from ftbc_onnx.graph.refitted import refitted
 from ftbc_onnx.graph.sites import Network
 from ftbc_onnx.plan import SpikingPlan, SpikingSite
 from ftbc_onnx.runtime import Session
@@ -38,10 +40,10 @@ class Simulation:
 
     def __init__(self, network: Network, plan: SpikingPlan, feeds: Feeds) -> None:
         """Open the segments of a network."""
+        network, plan = refitted(network, plan)
         self._network, self._plan = network, plan
         self._segments = [
-            (segment, None if segment.model is None else Session(segment.model, optimise=False))
-            for segment in cut_network(network)
+            (segment, None if segment.model is None else self._open(segment.model)) for segment in cut_network(network)
         ]
         self._values = {name: np.asarray(value) for name, value in feeds.items()}
         self._neurons = {s.name: plan.neuron_of(s) for s in plan.sites}
@@ -53,6 +55,9 @@ class Simulation:
         self._sums: dict[str, np.ndarray] = {}
         self._totals: dict[str, np.ndarray] = {}
         self._dropped: dict[str, np.ndarray] = {}
+
+    def _open(self, model: Any) -> Session:
+        return Session(model, optimise=False)
 
     def run(self, steps: int) -> dict[str, np.ndarray]:
         """The running means of the outputs, [T, B, ...]."""
@@ -75,7 +80,8 @@ class Simulation:
         """The same, every segment at all T steps before the next segment."""
         values: list[Values] = [ChainMap({}, self._values) for _ in range(self._plan.steps)]
         means: list[Values] = [{} for _ in values]
-        for segment, session in self._segments:
+        for position, (segment, opened) in enumerate(self._segments):
+            session = self._prepare(position, opened, values)
             for t, now in enumerate(values):
                 self._compute(segment, session, now, t)
             cut = segment.cut
@@ -89,6 +95,10 @@ class Simulation:
                 for t, now in enumerate(values):
                     self._convert(cut, now, means[t], t)
         return _stack([self._outputs(now, means[t], t) for t, now in enumerate(values)])
+
+    def _prepare(self, position: int, session: Session | None, values: Sequence[Values]) -> Session | None:  # noqa: ARG002
+        """What a segment is run with; here, what it was opened with."""
+        return session
 
     def _compute(self, segment: Segment, session: Session | None, values: Values, t: int) -> None:
         """Run a segment at step t; what does not depend on t once, for every step."""

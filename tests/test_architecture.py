@@ -37,6 +37,8 @@ ROOMS = {
         "thresholds",
         "distribution",
         "gains",
+        "least_squares",
+        "refit",
         "rules",
         "calibrate",
         "counting",

@@ -218,6 +218,9 @@ def method_options(command: F) -> F:
             default=None,
             help="Look for a factor per channel on the spikes [default: with solve, for neurons of one level].",
         ),
+        click.option(
+            "--refit", is_flag=True, help="Fit the layers to the spikes that they read: for few levels and few steps."
+        ),
         click.option("--compress-bias", is_flag=True, help="Store four vectors per channel instead of T biases."),
         click.option(
             "--shrink",

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import re
-
 import numpy as np
 import onnx
 from onnx import numpy_helper
 
 from ftbc_onnx.errors import ModelError
-from ftbc_onnx.graph.recorder import time_loop
+from ftbc_onnx.graph.recorder import initializers
 from ftbc_onnx.graph.sites import Network
-from ftbc_onnx.graph.view import subgraphs
-
-_INSIDE = re.compile(r"(.*)/inside(?:_\d+)?", re.DOTALL)
-"""What the copy of a weight is called that stands in the body of a Loop (`GraphBuilder.loop`)."""
 
 _ROUNDING = 1e-5  # of the largest number: BatchNormalization is folded in floating point
 
@@ -25,12 +19,7 @@ def altered_weights(network: Network, emitted: onnx.ModelProto) -> dict[str, np.
     Raises:
         ModelError: one has another shape.
     """
-    there = {tensor.name: tensor for tensor in emitted.graph.initializer}
-    loop = time_loop(emitted)
-    for body in [] if loop is None else subgraphs(loop):
-        for tensor in body.initializer:
-            inside = _INSIDE.fullmatch(tensor.name)
-            there[inside[1] if inside else tensor.name] = tensor
+    there = initializers(emitted)
     changed = {}
     for name, tensor in network.view.initializers.items():
         if name not in there:

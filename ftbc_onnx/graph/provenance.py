@@ -13,9 +13,11 @@ from onnx import numpy_helper
 from ftbc_onnx.compression import Factors
 from ftbc_onnx.errors import ModelError
 from ftbc_onnx.graph.emit.unrolled import bias_name, factor_names
+from ftbc_onnx.graph.recorder import initializers
+from ftbc_onnx.graph.refitted import layer_names
 from ftbc_onnx.graph.units import threshold_name
 from ftbc_onnx.neurons import NeuronSpec
-from ftbc_onnx.plan import SpikingPlan, site_from_dict
+from ftbc_onnx.plan import Layer, SpikingPlan, site_from_dict
 
 PREFIX = "ftbc_onnx."
 
@@ -47,7 +49,7 @@ def read_plan(model: onnx.ModelProto) -> SpikingPlan:
     try:
         described = json.loads(read_record(model)["plan"])
         sites = tuple(site_from_dict(site) for site in described["sites"])
-        values = {tensor.name: tensor for tensor in model.graph.initializer}
+        values = initializers(model)
 
         def array(name: str) -> np.ndarray:
             return np.asarray(numpy_helper.to_array(values[name]))
@@ -64,6 +66,7 @@ def read_plan(model: onnx.ModelProto) -> SpikingPlan:
             described.get("schedule", "asynchronous"),
             {name: Factors(*(array(factor) for factor in factor_names(name))) for name in packed},
             {name: np.asarray(gain, np.float32) for name, gain in described.get("gains", {}).items()},
+            layers={name: Layer(*(array(n) for n in layer_names(name))) for name in described.get("layers", [])},
         )
     except (KeyError, TypeError, ValueError) as error:
         raise ModelError(f"the plan in the model's metadata is incomplete ({error}): convert the ANN again") from error

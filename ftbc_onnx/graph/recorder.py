@@ -7,6 +7,7 @@ None in a loop, and gives a tensor with a leading axis of 1.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -14,11 +15,14 @@ import onnx
 from onnx import helper
 
 from ftbc_onnx.graph.builder import GraphBuilder
-from ftbc_onnx.graph.view import GraphView, names_inside
+from ftbc_onnx.graph.view import GraphView, names_inside, subgraphs
 from ftbc_onnx.graph.weights import add_initializers, skeleton
 
 TIME = "ftbc/time"
 """Name of the Loop over time in the loop form."""
+
+_INSIDE = re.compile(r"(.*)/inside(?:_\d+)?", re.DOTALL)
+"""What the copy of a weight is called that stands in the body of a Loop (`GraphBuilder.loop`)."""
 
 Step = int | None
 """A time step from 0, or None: any of them, in a loop."""
@@ -34,6 +38,17 @@ def at(step: Step) -> str:
 def time_loop(model: onnx.ModelProto) -> onnx.NodeProto | None:
     """The Loop over time, or None in the unrolled form."""
     return next((node for node in model.graph.node if node.name == TIME and node.op_type == "Loop"), None)
+
+
+def initializers(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
+    """Initializers of an emitted model by name, those that stand in the body of its Loop under their own names."""
+    found = {tensor.name: tensor for tensor in model.graph.initializer}
+    loop = time_loop(model)
+    for body in [] if loop is None else subgraphs(loop):
+        for tensor in body.initializer:
+            inside = _INSIDE.fullmatch(tensor.name)
+            found[inside[1] if inside else tensor.name] = tensor
+    return found
 
 
 def steps_of(model: onnx.ModelProto, steps: int) -> Sequence[Step]:

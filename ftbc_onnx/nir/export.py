@@ -13,6 +13,7 @@ from ftbc_onnx.config import check_positive
 from ftbc_onnx.errors import ConfigError, ModelError
 from ftbc_onnx.graph.files import input_specs
 from ftbc_onnx.graph.plain_layers import Layer
+from ftbc_onnx.graph.refitted import refitted
 from ftbc_onnx.graph.sites import Network
 from ftbc_onnx.job import Progress
 from ftbc_onnx.nir.consumer import NoRuntime, open_file
@@ -69,7 +70,8 @@ def export_nir(
     file = read_spiking(model)
     original, network = file.ann(_ann_of(file) if ann is None else ann)
     path = _target(file, target)
-    found = survey(network, file.plan, soft_reset)
+    network, plan = refitted(network, file.plan)
+    found = survey(network, plan, soft_reset)
     report: dict[str, Any] = {
         "source": file.name,
         "steps": file.plan.steps,
@@ -87,7 +89,7 @@ def export_nir(
         source = replace(file, model=original.model).open(eval_data, preprocessing)
         static = static_batch(input_specs(original.model))
         batching = choose_batching(batch_size, static, source, samples, "evaluation")
-    _write(network, file.plan, found.layers, soft_reset, path)
+    _write(network, plan, found.layers, soft_reset, path)
     report["output"] = str(path)
     if source is None:
         return report
@@ -99,7 +101,7 @@ def export_nir(
     fidelity = measure(
         runtime,
         network,
-        file.plan,
+        plan,
         source,
         batching,
         device=where,

@@ -7,7 +7,7 @@ from ftbc_onnx.config import RULES
 from ftbc_onnx.errors import ConfigError
 from ftbc_onnx.rules.paper import PaperRule
 from ftbc_onnx.rules.protocol import CalibrationRule
-from ftbc_onnx.rules.solve import SolveRule
+from ftbc_onnx.rules.solve import ROUGH, SolveRule
 
 
 def make_rule(name: str, alpha: float) -> CalibrationRule | None:
@@ -23,4 +23,4 @@ def make_rule(name: str, alpha: float) -> CalibrationRule | None:
     return SolveRule() if name == "solve" else None
 
 
-__all__ = ["RULES", "CalibrationRule", "PaperRule", "SolveRule", "make_rule"]
+__all__ = ["ROUGH", "RULES", "CalibrationRule", "PaperRule", "SolveRule", "make_rule"]

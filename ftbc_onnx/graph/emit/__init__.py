@@ -20,6 +20,7 @@ from ftbc_onnx.graph.emit.one_step import emit_step
 from ftbc_onnx.graph.emit.step import neuron_nodes
 from ftbc_onnx.graph.emit.unrolled import Emitted, emit_unrolled
 from ftbc_onnx.graph.fuse import share
+from ftbc_onnx.graph.refitted import refitted
 from ftbc_onnx.graph.sites import Network
 from ftbc_onnx.plan import SpikingPlan
 
@@ -51,6 +52,7 @@ def emit(
     Raises:
         ModelError: it cannot be emitted, or not in this form.
     """
+    network, plan = refitted(network, plan)
     if steps_input:
         return emit_loop(network, plan, steps_input)
     form = choose_form(network, plan, on_gpu)[0] if form == "auto" else form

@@ -27,6 +27,7 @@ from ftbc_onnx.graph.emit.carried import CarriedStep
 from ftbc_onnx.graph.emit.step import StepEmitter
 from ftbc_onnx.graph.emit.unrolled import Population, emit_populations, split_biases
 from ftbc_onnx.graph.observe import mean_spikes_name
+from ftbc_onnx.graph.refitted import refitted
 from ftbc_onnx.graph.sites import Network
 from ftbc_onnx.neurons import Neuron
 from ftbc_onnx.plan import SpikingPlan, SpikingSite
@@ -227,7 +228,7 @@ def emit_calibration(network: Network, plan: SpikingPlan, rule: Rule) -> onnx.Mo
 
 def _emit_loop(builder: GraphBuilder, network: Network, plan: SpikingPlan, rule: Rule) -> list[onnx.ValueInfoProto]:
     """Asynchronous firing: one turn of a Loop is one step of all sites. Returns the outputs."""
-    emit_ann(builder, network)
+    network, plan = emit_ann(builder, network, plan)
     populations = emit_populations(builder, plan)
     means = {site.name: builder.mean(site.spikes, site.mean_axes, out=f"{site.name}/activation") for site in plan.sites}
     rows = {site.name: (plan.steps, *site.channel_shape[1:]) for site in plan.sites}
@@ -272,7 +273,7 @@ def _emit_loop(builder: GraphBuilder, network: Network, plan: SpikingPlan, rule:
 
 def _emit_layers(builder: GraphBuilder, network: Network, plan: SpikingPlan, rule: Rule) -> list[onnx.ValueInfoProto]:
     """Layer-synchronous firing: site after site, all steps of each. Returns the outputs."""
-    emit_ann(builder, network)
+    network, plan = emit_ann(builder, network, plan)
     populations = emit_populations(builder, plan)
     old = {
         site.name: split_biases(builder, site, old_bias_name(site.name), plan.steps, label="b_old")
@@ -284,11 +285,16 @@ def _emit_layers(builder: GraphBuilder, network: Network, plan: SpikingPlan, rul
     return [_collect(builder, site, new[site.name], plan.steps) for site in plan.sites]
 
 
-def emit_ann(builder: GraphBuilder, network: Network) -> None:
-    """The ANN as it is, for what runs beside it."""
+def emit_ann(builder: GraphBuilder, network: Network, plan: SpikingPlan) -> tuple[Network, SpikingPlan]:
+    """The ANN as it is, for what runs beside it; returns the network and the plan of what does."""
     emitter = StepEmitter(builder, network)
     emitter.keep_static()
     emitter.keep_ann()
+    beside, plan = refitted(network, plan)
+    for name, tensor in beside.view.initializers.items():
+        if name not in network.view.initializers:
+            builder.keep_initializer(tensor)
+    return beside, plan
 
 
 def _collect(builder: GraphBuilder, site: SpikingSite, rows: list[str], steps: int) -> onnx.ValueInfoProto:

@@ -75,7 +75,7 @@ def emit_diagnosis(
     """
     builder = GraphBuilder(network.view.opset)
     builder.reserve(value.name for value in network.view.inputs)
-    emit_ann(builder, network)
+    network, plan = emit_ann(builder, network, plan)
     return _Diagnosis(builder, network, plan, output, weights or {}).write()
 
 

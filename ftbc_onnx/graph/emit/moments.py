@@ -27,7 +27,7 @@ def emit_moments(network: Network, plan: SpikingPlan) -> onnx.ModelProto:
     """The graph that gives the moments of every site of an asynchronous plan; its inputs are the ANN's."""
     builder = GraphBuilder(network.view.opset)
     builder.reserve(value.name for value in network.view.inputs)
-    emit_ann(builder, network)
+    network, plan = emit_ann(builder, network, plan)
     turn = Turn(builder, network, plan)
     totals: dict[str, str] = {}
 

@@ -64,7 +64,7 @@ def emit_search(
     """
     builder = GraphBuilder(network.view.opset)
     builder.reserve(value.name for value in network.view.inputs)
-    emit_ann(builder, network)
+    network, plan = emit_ann(builder, network, plan)
     trials: dict[str, list[_Trial]] = {}
     for site in plan.sites:
         activation = builder.mean(site.spikes, site.mean_axes, out=f"{site.name}/activation")

@@ -1,0 +1,61 @@
+"""The neurons of one site by themselves: currents of all T steps go in, a rule finds biases, spikes come out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import onnx
+
+from ftbc_onnx.graph.builder import GraphBuilder, LoopBody
+from ftbc_onnx.graph.emit.calibration import Calibrated, Rule
+from ftbc_onnx.graph.emit.carried import CarriedStep
+from ftbc_onnx.graph.emit.unrolled import emit_populations
+from ftbc_onnx.graph.sites import Network
+from ftbc_onnx.plan import SpikingPlan, SpikingSite
+
+CURRENTS = "ftbc/currents"
+"""Input: the currents, [T, B, ...]."""
+
+ACTIVATION = "ftbc/activation"
+"""Input: the mean activation of the ANN, per channel, in the shape of `SpikingSite.channel_shape`."""
+
+SPIKES = "ftbc/spikes"
+"""Output: the spikes, [T, B, ...]."""
+
+
+def emit_one_site(network: Network, plan: SpikingPlan, site: SpikingSite, rule: Rule) -> onnx.ModelProto:
+    """The model of one site of an asynchronous plan, with the biases that the rule finds from none."""
+    numbers = {"thresholds": plan.thresholds, "gains": plan.gains}
+    only = {name: {key: v for key, v in values.items() if key == site.name} for name, values in numbers.items()}
+    alone = replace(plan, sites=(site,), biases={}, factors={}, layers={}, **only)  # type: ignore[arg-type]
+    builder = GraphBuilder(network.view.opset)
+    builder.reserve([CURRENTS, ACTIVATION])
+    start = emit_populations(builder, alone)[site.name]
+    spikes: list[str] = []
+
+    def write(body: LoopBody) -> None:
+        step = CarriedStep(builder, network, body)
+        calibrated = Calibrated(
+            step,
+            builder,
+            site,
+            alone.neuron_of(site),
+            rule,
+            site.name,
+            ACTIVATION,
+            start.threshold,
+            start.unit,
+            start.state,
+            builder.constant(0.0),
+        )
+        spikes.append(calibrated.fire(builder.op("Gather", CURRENTS, body.turn, axis=0)).spikes)
+        body.collect(spikes[0])
+
+    _, collected = builder.loop(plan.steps, write)
+    builder.alias(collected[spikes[0]], SPIKES)
+    inputs, output = ((CURRENTS, ACTIVATION), SPIKES)
+
+    def declare(name: str) -> onnx.ValueInfoProto:
+        return onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
+
+    return builder.to_model("one_site", map(declare, inputs), [declare(output)], network.view.model.opset_import)
