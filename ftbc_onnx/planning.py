@@ -23,7 +23,7 @@ from ftbc_onnx.graph.emit.search import Candidate
 from ftbc_onnx.job import Job
 from ftbc_onnx.neurons import NeuronSpec
 from ftbc_onnx.plan import SpikingPlan
-from ftbc_onnx.refit import refit
+from ftbc_onnx.refit import STRENGTHS, refit
 from ftbc_onnx.results import CalibrationResult, Compression
 from ftbc_onnx.rules import ROUGH, SolveRule, make_rule
 from ftbc_onnx.selection import (
@@ -273,22 +273,22 @@ class _Planner:
         return plans[chosen], Selection("gain", trials, chosen, "least output error")
 
     def _refit(self, plan: SpikingPlan) -> tuple[SpikingPlan, Selection]:
-        """The layers of the ANN, and layers fitted to the spikes that they read."""
+        """The layers of the ANN, and layers fitted to the spikes that they read, to some strengths of the ridge."""
         job, sizes = self.job, self.job.free.sizes
         if self.batching.fixed:
             raise ModelError("refit takes a model whose batch is free: export it with a dynamic batch")
         most = _REFIT_ELEMENTS // max(2 * sum(sizes) + 4 * plan.steps * max(sizes), 1)
         count = int(np.clip(most, 1, self.fitted))
-        feeds, progress = next(self.fit.batches(count, limit=count)).feeds, job.stage("layers", len(sizes))
-        layers = refit(job.free, plan, feeds, job.device, progress=progress)
-        if not layers:
+        feeds, plans, words = next(self.fit.batches(count, limit=count)).feeds, [plan], ["those of the ANN"]
+        for strength in STRENGTHS:
+            progress = job.stage("layers", len(sizes))
+            layers = refit(job.free, plan, feeds, job.device, strength=strength, progress=progress)
+            plans.append(plan.with_layers(layers))
+            words.append(f"{len(layers)} fitted to {count} samples, ridge {strength:g}")
+        if not plans[-1].layers:
             raise ModelError("refit finds no layer that it can fit: a Conv or Gemm that reads spikes")
-        plans, words = (
-            (plan, plan.with_layers(layers)),
-            ("those of the ANN", f"{len(layers)} fitted to {count} samples"),
-        )
         trials = tuple(self.judge(w, self._with_quick_biases(p)) for w, p in zip(words, plans, strict=True))
-        chosen = min(range(2), key=lambda i: trials[i].error)
+        chosen = min(range(len(plans)), key=lambda i: trials[i].error)
         return plans[chosen], Selection("layers", trials, chosen, "least output error")
 
     def _gate(self, plan: SpikingPlan) -> tuple[SpikingPlan, int, Selection]:

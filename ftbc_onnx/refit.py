@@ -25,7 +25,7 @@ import numpy as np
 
 from ftbc_onnx.graph.emit.one_site import ACTIVATION, CURRENTS, SPIKES, emit_one_site
 from ftbc_onnx.graph.fusible import is_layer, layers_before, takes_bias
-from ftbc_onnx.graph.observe import mean_activation_name, observe_ann, with_outputs
+from ftbc_onnx.graph.observe import expose_tensors, mean_activation_name, observe_ann
 from ftbc_onnx.graph.refitted import with_layers
 from ftbc_onnx.graph.sites import Network
 from ftbc_onnx.graph.view import attributes
@@ -35,8 +35,8 @@ from ftbc_onnx.rules import ROUGH
 from ftbc_onnx.runtime import Device, Session
 from ftbc_onnx.simulate import Feeds, Simulation, Values
 
-STRENGTH = 0.1
-"""Of the ridge: see `ftbc_onnx.least_squares.ridge`."""
+STRENGTHS = (0.1, 1.0)
+"""Of the ridge (`ftbc_onnx.least_squares.ridge`): what is tried."""
 
 
 def find_targets(network: Network) -> dict[str, str]:
@@ -76,7 +76,7 @@ def refit(
     feeds: Feeds,
     device: Device,
     *,
-    strength: float = STRENGTH,
+    strength: float = STRENGTHS[0],
     progress: Callable[[int], None] = lambda _: None,
 ) -> dict[str, Layer]:
     """The layers of an asynchronous plan, fitted again, by the name of their node.
@@ -113,7 +113,7 @@ class _Walk(Simulation):
         self._targets = self._find_targets()
         watched = observe_ann(network.view.model, network.sites)
         wanted = sorted(set(self._targets.values()))
-        self._exact = self._open(with_outputs(watched, wanted)).run(
+        self._exact = self._open(expose_tensors(watched, wanted)).run(
             feeds, [*wanted, *(mean_activation_name(site.name) for site in network.sites)]
         )
         self._last_read: dict[str, int] = dict.fromkeys(network.view.output_names, len(self._segments))
@@ -155,7 +155,7 @@ class _Walk(Simulation):
         """Means over T steps: what a layer reads, and the tensor that it is fitted to."""
         source, wanted = node.input[0], self._targets[node.name]
         outputs = [wanted] if source in reads else [source, wanted]
-        session = self._open(with_outputs(model, outputs))
+        session = self._open(expose_tensors(model, outputs))
         is_mean = node.output[0] in self._network.mean_form  # then so is what it reads
         total: list[np.ndarray] = []
         for now in values:

@@ -42,14 +42,6 @@ def channel_maximum_name(site: str) -> str:
     return f"{site}/maximum"
 
 
-def with_outputs(model: onnx.ModelProto, names: Iterable[str]) -> onnx.ModelProto:
-    """A copy of a model that also gives some of its float32 tensors."""
-    there = {value.name for value in model.graph.output}
-    wanted = [name for name in dict.fromkeys(names) if name not in there]
-    info = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in wanted]
-    return GraphBuilder.on(model).extend(model, info)
-
-
 def observe_maxima(model: onnx.ModelProto, sites: Iterable[SpikingSite]) -> onnx.ModelProto:
     """A copy of the ANN that also gives the largest activation of every channel of every site."""
     builder = GraphBuilder.on(model)
