@@ -78,8 +78,8 @@ class Case:
         return json.dumps(asdict(self), sort_keys=True)
 
 
-def _neuron(part: str, label: str, steps: int, seed: int = 0, **options: Any) -> Case:
-    return Case(part, RESNET, label, steps, seed, options={"threshold": "mse", **NEURONS[label], **options})
+def _neuron(part: str, label: str, steps: int, seed: int = 0, *, samples: int = 256, **options: Any) -> Case:
+    return Case(part, RESNET, label, steps, seed, samples, {"threshold": "mse", **NEURONS[label], **options})
 
 
 SEEDS = (0, 1, 2)
@@ -89,6 +89,9 @@ THRESHOLDS = ("auto", "moments", "percentile", "max")
 
 PUBLISHED: dict[str, Any] = {"rule": "paper", "calib_samples": 384, "batch_size": 128}
 """The published rule, with a bit less data than its 600 to 1,000 images."""
+
+REFIT = {"if": (1, 2, 4, 8, 16), "signed-st": (2, 4, 8), "signed-group 4": (1, 2)}
+"""Neurons for which layers are fitted again, and the T."""
 
 GRID = {4: tuple(NEURONS), **dict.fromkeys((1, 2, 8), ("if", "signed-st", "signed-group 4"))}
 """T, and the neurons for which every rule meets every threshold there."""
@@ -112,6 +115,10 @@ def cases() -> Iterator[Case]:
         for t in (8, 32)
         for network, samples in NETWORKS.items()
     )
+    yield from (
+        _neuron("refit", label, t, seed, refit=True) for seed in SEEDS for label, steps in REFIT.items() for t in steps
+    )
+    yield from (_neuron("refit", label, 4, samples=1024, refit=True) for label in ("if", "signed-st"))
     yield from (_neuron("neurons", label, t, seed) for seed in SEEDS for label in NEURONS for t in STEPS if t <= 8)
     yield from (_neuron("neurons", label, t) for t in (16, 32) for label in NEURONS)
     yield from (_neuron("quantised", "if", t, schedule="synchronous") for t in (1, 2, 4, 8, 16))

@@ -34,6 +34,7 @@ LABELS = {
     "no bias": "integrate-and-fire, no bias",
     "published": "published rule (alpha 0.4, 5 x 200 images)",
     "solve": "integrate-and-fire, rule solve",
+    "refit": "integrate-and-fire, layers fitted again (`--refit`)",
     "default": "default options",
     "best": "signed group of 15 levels",
     "dual": "signed (dual threshold), rule solve",
@@ -62,6 +63,8 @@ def cases(networks: Sequence[str]) -> Iterator[Case]:
                 yield from _curves(network, 32 if "resnet20" in network and not seed else most, seed)
             yield from (_default(network, t, seed) for t in STEPS if t <= most)
             yield from (_best(network, t, seed) for t in STEPS if t <= most // 2)
+            if "qcfs" in network:
+                yield from (_refit(network, t, seed) for t in STEPS if t <= most)
     for network in (name for name in networks if "resnet20" in name):
         if "clipped" in network:
             yield from (_dual(network, t, 0) for t in (16, 32))
@@ -85,6 +88,10 @@ def _default(network: str, steps: int, seed: int) -> Case:
 
 def _best(network: str, steps: int, seed: int) -> Case:
     return Case("reproduced", network, "best", steps, seed, options={"neuron": "signed-group", "levels": 15})
+
+
+def _refit(network: str, steps: int, seed: int) -> Case:
+    return Case("reproduced", network, "refit", steps, seed, options={"neuron": "if", "refit": True})
 
 
 def write_page(results: Sequence[dict[str, Any]], target: Path) -> None:
