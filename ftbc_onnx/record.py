@@ -69,6 +69,7 @@ def describe(job: Job, planned: Planned, record: Mapping[str, Any]) -> dict[str,
         }
         if plan.synchronous
         else None,
+        "layers": sorted(plan.layers),
         "selections": [selection.as_dict() for selection in planned.selections],
         "opset": job.network.view.opset,
         "normalisation": job.normalised.changes,

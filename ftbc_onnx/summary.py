@@ -17,6 +17,8 @@ from collections.abc import Mapping, Sequence
 from math import sqrt
 from typing import Any
 
+from ftbc_onnx.neurons import BINARY
+
 CLOSE = 1.0
 """Points between SNN and ANN that are taken for close; percent, for errors of the output 10 times as many."""
 
@@ -90,7 +92,8 @@ def _verdict(report: Report, evaluation: Mapping[str, Any]) -> str:
         if ann is not None:
             text += f", the ANN on {ann:.1f} %{_chance(ann - accuracy[-1], ann, samples)}"
         if has_biases(report):
-            text += f"; without temporal biases it would be {plain['accuracy'][-1]:.1f} %"
+            without = "plainly converted" if report.get("layers") else "without temporal biases"
+            text += f"; {without} it would be {plain['accuracy'][-1]:.1f} %"
         elif report["calibration"] is not None:
             text += "; no temporal biases were kept, as they did not hold on the samples held back"
         return text + "."
@@ -140,13 +143,19 @@ def _where(report: Report, evaluation: Mapping[str, Any]) -> list[str]:
     if last[largest] < SMALL:
         return [
             f"No site stands out: mean gaps at T are at most {_share(last[largest])}. What is left is the error of "
-            "single neurons, which more levels (--neuron auto, --levels) or a larger -T make smaller."
+            f"single neurons, which more levels (--neuron auto, --levels){_refit(report)} or a larger -T make smaller."
         ]
     first = next((i for i, gap in enumerate(last) if gap > last[largest] / 2), largest)
     text = f"The gap at T is largest at site {largest + 1} of {len(names)}, '{names[largest]}': {_share(last[largest])}"
     if first != largest:
         text += f"; it first exceeds half of that at site {first + 1}, '{names[first]}'"
     return [f"{text}. ftbc-onnx diagnose looks at the sites one by one."]
+
+
+def _refit(report: Report) -> str:
+    """What else helps neurons of one level, if it was not asked for."""
+    one_level = report["neuron"].partition(",")[0] in BINARY and report["synchronous"] is None
+    return ", --refit" if one_level and not report["options"]["refit"] else ""
 
 
 def _share(gap: float) -> str:

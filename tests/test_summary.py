@@ -34,6 +34,8 @@ def report(evaluation: dict[str, Any] | None, plain: dict[str, Any] | None = Non
         "random_data": False,
         "evaluated_on": "evaluation data",
         "synchronous": None,
+        "neuron": "if",
+        "options": {"refit": False},
         "sites": [{"name": name, "activation": {"clipped": 0.01}} for name in "abc"],
         **more,
     }
@@ -45,6 +47,11 @@ def test_verdict_gives_accuracies() -> None:
         "After T = 2 steps the SNN is right on 82.0 % of 1000 samples, the ANN on 90.0 %; "
         "without temporal biases it would be 61.5 %."
     )
+
+
+def test_verdict_compares_fitted_layers_with_plain_conversion() -> None:
+    first, *_ = summarise(report(measured([82.0]), measured([61.5]), layers=["conv2"]))
+    assert first.endswith("; plainly converted it would be 61.5 %.")
 
 
 def test_verdict_where_no_biases_were_kept() -> None:
@@ -109,6 +116,20 @@ def test_far_although_every_mean_is_right() -> None:
     said = summarise(report(measured([30.0], sites=sites)))
     assert said[1].startswith("No site stands out: mean gaps at T are at most 0.26 % of theta.")
     assert not any("diagnose" in sentence for sentence in said)
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({}, True),
+        ({"neuron": "signed-st, differential coding"}, True),
+        ({"neuron": "signed-group of 4 levels"}, False),
+        ({"options": {"refit": True}}, False),
+    ],
+)
+def test_far_with_one_level_says_that_layers_can_be_fitted(more: dict[str, Any], said: bool) -> None:
+    sites = {name: {"gap_in_theta": [0.001]} for name in "abc"}
+    assert ("--refit" in summarise(report(measured([30.0], sites=sites), **more))[1]) == said
 
 
 @pytest.mark.parametrize(
