@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from ftbc_onnx.graph.emit.one_site import ACTIVATION, CURRENTS, SPIKES, emit_one_site
-from ftbc_onnx.graph.fusible import is_layer, layers_before, takes_bias
+from ftbc_onnx.graph.fusible import axis_out, is_layer, layers_before, takes_bias
 from ftbc_onnx.graph.observe import expose_tensors, mean_activation_name, observe_ann
 from ftbc_onnx.graph.refitted import with_layers
 from ftbc_onnx.graph.sites import Network
@@ -67,7 +67,7 @@ def _inputs(network: Network, tensor: str) -> int:
     if node.input[0] not in network.temporal:
         return 0
     dims = network.view.initializers[node.input[1]].dims
-    return int(np.prod(dims[1:])) if node.op_type == "Conv" else int(min(dims))
+    return int(np.prod([size for axis, size in enumerate(dims) if axis != axis_out(node)]))
 
 
 def refit(

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -25,6 +29,40 @@ def test_an_exponent_is_a_slope(power: float) -> None:
     scaling = tool("scaling")
     rows = [{"T": t, "run, s": 3 * t**power if t > 4 else 1.0} for t in (1, 2, 4, 8, 16, 32, 64, 128)]
     assert scaling.exponent(rows, "T", "run, s") == pytest.approx(power)
+
+
+def _measured(case: Any, *, threads: int | None) -> dict[str, Any]:
+    if case.steps == 3:
+        raise ValueError("no such case")
+    return {"case": asdict(case), "threads": threads}
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_cases_are_measured_once_and_kept_as_they_come(jobs: int, tmp_path: Path) -> None:
+    accuracy, results = tool("accuracy"), tmp_path / "results.jsonl"
+    cases = [accuracy.Case("part", "network", "label", steps) for steps in (1, 2, 1)]
+    accuracy.measure(cases, results, _measured, jobs)
+    rows = accuracy.read(results)
+    assert sorted(row["case"]["steps"] for row in rows) == [1, 2]
+    assert {row["threads"] for row in rows} == {None if jobs == 1 else max((os.cpu_count() or 1) // jobs, 1)}
+    with pytest.raises(ValueError, match="no such case"):
+        accuracy.measure([*cases, accuracy.Case("part", "network", "label", 3)], results, _measured, jobs)
+    accuracy.measure([*cases, accuracy.Case("part", "network", "label", 4)], results, _measured, jobs)
+    assert [row["case"]["steps"] for row in accuracy.read(results)][2:] == [4]
+
+
+def test_rules_meet_thresholds_in_a_table_per_t() -> None:
+    page = tool("accuracy_page")
+
+    def row(steps: int, accuracy: float, **options: str) -> dict[str, Any]:
+        case = {"label": "if", "steps": steps, "seed": 0, "options": {"neuron": "if", **options}}
+        return {"case": case, "accuracy": [0.0, accuracy], "no_bias": [0.0, 10.0]}
+
+    rows = [row(2, 50.0, threshold="mse"), row(2, 40.0, threshold="max"), row(2, 30.0, threshold="max", rule="paper")]
+    text = page._grid([*rows, row(2, 20.0, threshold="mse", rule="paper"), row(4, 60.0, threshold="mse")])
+    assert "| if | paper | 20.0 (10.0) | 30.0 (10.0) |" in text
+    assert "| if | solve | 50.0 (10.0) | 40.0 (10.0) |" in text
+    assert "T = 4" not in text  # one threshold is no comparison
 
 
 def test_forms_stand_side_by_side() -> None:
