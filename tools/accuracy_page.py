@@ -55,6 +55,8 @@ def write_page(results: Sequence[Result], folder: Path) -> None:
     if parts["neurons"]:
         draw(parts["neurons"] + parts["default"], folder / "accuracy.png")
         text += _neurons(parts["neurons"])
+    if parts["refit"]:
+        text += _refit(parts["refit"], parts["neurons"])
     if parts["default"]:
         text += _defaults(parts["default"])
     if parts["grid"]:
@@ -88,6 +90,28 @@ def _neurons(results: Iterable[Result]) -> str:
         ]
         text += f"{title}:\n\n{markdown(rows)}\n\n"
     return text + "![accuracy against events per neuron](accuracy.png)\n\n"
+
+
+def _refit(results: Iterable[Result], plain: Iterable[Result]) -> str:
+    """Layers fitted again beside the ANN's: a pair of rows per neuron and number of calibration samples."""
+    cells: defaultdict[tuple[str, int], defaultdict[int, list[Result]]] = defaultdict(lambda: defaultdict(list))
+    beside: defaultdict[str, defaultdict[int, list[Result]]] = defaultdict(lambda: defaultdict(list))
+    for r in results:
+        cells[r["case"]["label"], r["case"]["samples"]][r["case"]["steps"]].append(r)
+    for r in plain:
+        beside[r["case"]["label"]][r["case"]["steps"]].append(r)
+    rows = []
+    for (label, samples), found in cells.items():
+        named = [("fitted", samples, found)]
+        if label not in {row["neuron"] for row in rows}:
+            named.insert(0, ("those of the ANN", 256, beside[label]))
+        for layers, count, by_steps in named:
+            steps = {f"T={t}": _accuracy(by_steps[t]) if by_steps.get(t) and t in found else "" for t in STEPS[:-1]}
+            rows.append({"neuron": label, "layers": layers, "images": count, **steps})
+    return (
+        "## Layers fitted again\n\nResNet-20 with `--refit` (decision 36), otherwise as above: mean over seeds, +- "
+        f"their spread.\n\n{markdown(rows)}\n\n"
+    )
 
 
 def _accuracy(results: Sequence[Result]) -> str:
