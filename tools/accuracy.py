@@ -94,7 +94,7 @@ REFIT = {"if": (1, 2, 4, 8, 16), "signed-st": (2, 4, 8), "signed-group 4": (1, 2
 """Neurons for which layers are fitted again, and the T."""
 
 GRID = {4: tuple(NEURONS), **dict.fromkeys((1, 2, 8), ("if", "signed-st", "signed-group 4"))}
-"""T, and the neurons for which every rule meets every threshold there."""
+"""T, and the neurons for which every rule meets every threshold there (`solve` with `mse` is among the neurons)."""
 
 NETWORKS = {
     RESNET: 256,
@@ -125,9 +125,12 @@ def cases() -> Iterator[Case]:
     for label in ("if", "signed-group 4"):
         yield from _choices(label)
     yield from (_neuron("compressed", "signed-st", 8, compress_bias=on) for on in (False, True))
-    for t, labels in GRID.items():
-        for label in labels:
-            yield from _grid(label, t)
+    places = [(t, label) for t, labels in GRID.items() for label in labels]
+    for t, label in places:
+        yield from (_neuron("grid", label, t, threshold=name) for name in THRESHOLDS)
+        yield _neuron("grid", label, t, threshold="mse", **PUBLISHED)
+    for t, label in sorted(places, key=lambda place: NEURONS[place[1]].get("coding", "")):
+        yield from (_neuron("grid", label, t, threshold=name, **PUBLISHED) for name in THRESHOLDS)
     yield from (_neuron("neurons", label, t, seed) for t in (16, 32) for label in NEURONS for seed in SEEDS)
 
 
@@ -139,12 +142,6 @@ def _choices(label: str) -> Iterator[Case]:
     yield _neuron("rules", label, 4, per_channel=False)
     options = {"threshold": "mse", **NEURONS[label]}
     yield from (Case("samples", RESNET, label, 4, samples=count, options=options) for count in (32, 64, 128, 512, 1024))
-
-
-def _grid(label: str, steps: int) -> Iterator[Case]:
-    """Rules and thresholds for one neuron at one T; `solve` with `mse` is among the neurons."""
-    yield from (_neuron("grid", label, steps, threshold=name) for name in THRESHOLDS)
-    yield from (_neuron("grid", label, steps, threshold=name, **PUBLISHED) for name in ("mse", *THRESHOLDS))
 
 
 def run(case: Case, data: Path, models: Mapping[str, Path] | None = None, threads: int | None = None) -> dict[str, Any]:
