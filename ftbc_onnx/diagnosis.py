@@ -20,6 +20,7 @@ a network that is badly broken, where sites downstream make up for the fault, or
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -277,7 +278,7 @@ def diagnose_file(
     count = min(SAMPLES if samples is None else samples, len(source))
     if count:
         source = source.subset(np.floor((np.arange(count) + 0.5) * len(source) / count).astype(np.int64))
-    wanted = batch_size or max(_ELEMENTS // max(sum(network.sizes), 1), 1)
+    wanted = batch_size or max(_ELEMENTS // _elements(network), 1)
     return diagnose(
         network,
         file.plan,
@@ -289,6 +290,12 @@ def diagnose_file(
         emitted=None if file.form == "step" or file.plan.readout.start else file.model,
         progress=progress,
     )
+
+
+def _elements(network: Network) -> int:
+    """Elements of all sites, of one sample; axes that are not known count as 1."""
+    shapes = [network.view.shape(site.spikes) or () for site in network.sites]
+    return max(sum(math.prod(axis for axis in shape[1:] if isinstance(axis, int)) for shape in shapes), 1)
 
 
 def _site(site: SpikingSite, plan: SpikingPlan, tables: tuple[np.ndarray, np.ndarray], **costs: Any) -> SiteDiagnosis:

@@ -2,10 +2,10 @@
 
 A layer z = W x + c reads x, and should have given z + r. In rows (one per sample and place of the output), centred,
 
-    D = argmin  mean |r - D x|^2  +  lambda |D|^2,      lambda = strength * mean of the squares of x
+    D = argmin  mean |r - D x|^2  +  lambda |D|^2,      lambda = strength * mean square of the layer's inputs
 
 W + D in place of W, and c + mean(r) - D mean(x) in place of c. Where there are fewer rows than inputs, the same is
-found from the products of rows with each other. A convolution with groups has a problem per group.
+found from the products of rows with each other. A convolution with groups has a problem per group, and one lambda.
 
 Source: calibration of weights layer by layer, Li et al., ICML 2021, arXiv 2106.06984, as a ridge regression.
 """
@@ -23,18 +23,24 @@ ROWS = 20_000
 _NUMBERS = 1 << 26  # of the rows of a regression, at most
 
 
-def ridge(x: np.ndarray, r: np.ndarray, strength: float) -> tuple[np.ndarray, np.ndarray]:
+def mean_square(x: np.ndarray) -> float:
+    """Mean square of [R, ...] about the means of its rows."""
+    return float(np.mean(np.square(x - x.mean(0, dtype=np.float64).astype(np.float32)), dtype=np.float64))
+
+
+def ridge(x: np.ndarray, r: np.ndarray, strength: float, size: float | None = None) -> tuple[np.ndarray, np.ndarray]:
     """(D [K, C], what goes to the constants [C]).
 
     Args:
         x: what reaches the layer, [R, K].
         r: what is missing behind it, [R, C].
-        strength: of the ridge, in units of the mean square of x; positive.
+        strength: of the ridge, in units of `size`; positive.
+        size: mean square of the inputs; None: of x.
     """
     rows, inputs = x.shape
     mean_x, mean_r = x.mean(0, dtype=np.float64), r.mean(0, dtype=np.float64)
-    centred, wanted = (x - mean_x).astype(np.float32), (r - mean_r).astype(np.float32)
-    size = float(np.mean(np.square(centred), dtype=np.float64))
+    centred, wanted = x - mean_x.astype(np.float32), r - mean_r.astype(np.float32)
+    size = mean_square(x) if size is None else size
     if size <= 0:
         return np.zeros((inputs, r.shape[1]), np.float32), mean_r.astype(np.float32)
     if rows >= inputs:
@@ -79,10 +85,10 @@ def refit_conv(
     groups = int(attributes.get("group", 1))
     rows, places = patches(x, weights.shape[2:], r.shape[2:], attributes)
     missing = np.moveaxis(r, 1, -1)[places]  # [R, C]
-    fitted, constants = [], []
+    fitted, constants, size = [], [], mean_square(rows)
     shares = np.split(rows, groups, axis=1), np.split(missing, groups, axis=1), np.split(weights, groups)
     for seen, lost, own in zip(*shares, strict=True):
-        change, constant = ridge(seen.reshape(len(seen), -1), lost, strength)
+        change, constant = ridge(seen.reshape(len(seen), -1), lost, strength, size)
         fitted.append(own + change.T.reshape(own.shape))
         constants.append(constant)
     return np.concatenate(fitted), np.concatenate(constants)

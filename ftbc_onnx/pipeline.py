@@ -125,10 +125,8 @@ def convert(
     source, network = job.source, job.network
     if job.calibration is not None:
         calibration_batching(job, job.calibration)  # refuses too few samples
-    elif config.gain or config.shrink or config.compress_bias:
-        raise DataError(
-            "gain, shrink and compress_bias are about biases, which take calibration data: add --calib-data"
-        )
+    elif config.gain or config.shrink or config.compress_bias or config.refit:
+        raise DataError("gain, shrink, compress_bias and refit take calibration data: add --calib-data")
     ann = _run_ann(job)
     planned = make_plan(job)
     plan = planned.plan
@@ -313,7 +311,7 @@ def _run_ann(job: Job) -> AnnRun | None:
 def _evaluate(
     job: Job, plan: SpikingPlan, emitted: Emitted, ann: AnnRun | None
 ) -> tuple[EvaluationResult | None, EvaluationResult | None]:
-    """The calibrated network, and the same one with neither biases nor gains."""
+    """The calibrated network, and the same one with neither biases nor gains, and the layers of the ANN."""
     data, samples = _judging(job)
     if data is None or ann is None:
         return None, None
@@ -337,7 +335,7 @@ def _evaluate(
 
     watched = emitted.form in ("unrolled", "fused", "loop")  # the other forms have no place per step for every counter
     evaluation = judge("evaluation", emitted if watched else emit_quick(job.network, plan), plan)
-    if not plan.gains and not any(bias.any() for bias in plan.biases.values()):
+    if not plan.gains and not plan.layers and not any(bias.any() for bias in plan.biases.values()):
         return evaluation, evaluation
     none = plan.plain()
     return evaluation, judge("evaluation without bias", emit_quick(job.network, none), none)

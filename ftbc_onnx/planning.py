@@ -20,10 +20,11 @@ from ftbc_onnx.errors import ModelError
 from ftbc_onnx.evaluate import run_ann
 from ftbc_onnx.gains import find_gains
 from ftbc_onnx.graph.emit.search import Candidate
+from ftbc_onnx.graph.fittable import fittable_layers
 from ftbc_onnx.job import Job
 from ftbc_onnx.neurons import NeuronSpec
 from ftbc_onnx.plan import SpikingPlan
-from ftbc_onnx.refit import STRENGTHS, refit
+from ftbc_onnx.refit import STRENGTHS, elements, refit
 from ftbc_onnx.results import CalibrationResult, Compression
 from ftbc_onnx.rules import ROUGH, SolveRule, make_rule
 from ftbc_onnx.selection import (
@@ -47,7 +48,7 @@ JUDGING = 64
 _TRIAL_ELEMENTS = 1 << 24  # elements of all sites, over samples, that a trial goes through step after step
 _SITE_ELEMENTS = 1 << 26  # elements of the largest site, over samples and candidates, that a search may hold
 _CANDIDATES = 5
-_REFIT_ELEMENTS = 1 << 29  # elements that fitting layers may hold: of the ANN, and of T steps between two sites
+_REFIT_ELEMENTS = 1 << 30  # elements that fitting layers may hold (`ftbc_onnx.refit.elements`): 4 GB
 
 
 @dataclass(frozen=True)
@@ -92,12 +93,22 @@ def calibration_batching(job: Job, data: DataSource) -> tuple[Batching, int]:
 
     Raises:
         DataError: there are fewer samples than a batch, or too few to tell biases from noise (``shrink``).
+        ModelError: no layer can be fitted again (``refit``).
     """
     samples = min(job.config.calib_samples, len(data))
     batching = choose_batching(job.config.batch_size, job.free.static_batch, data, samples, "calibration")
+    if job.config.refit:
+        _check_refit(job, batching)
     if job.config.shrink:
         check_batches(samples * 3 // 4 // (batching.size if batching.fixed else 1))
     return batching, samples
+
+
+def _check_refit(job: Job, batching: Batching) -> None:
+    if batching.fixed:
+        raise ModelError("refit takes a model whose batch is free: export it with a dynamic batch")
+    if not fittable_layers(job.free):
+        raise ModelError("refit finds no layer that it can fit: a Conv or Gemm with constant weights that reads spikes")
 
 
 def make_plan(job: Job) -> Planned:
@@ -125,6 +136,7 @@ class _Planner:
         batching, samples = calibration_batching(job, data)
         config = job.config
         chooses = config.neuron == "auto" or config.threshold == "auto" or config.gates or bool(config.gain)
+        chooses = chooses or config.refit
         fit, held = split(data, samples, batching.size if batching.fixed else 1) if chooses else (data, None)
         self.fit, self.held = fit, held
         self.synchronous = job.config.schedule == "synchronous"
@@ -274,19 +286,16 @@ class _Planner:
 
     def _refit(self, plan: SpikingPlan) -> tuple[SpikingPlan, Selection]:
         """The layers of the ANN, and layers fitted to the spikes that they read, to some strengths of the ridge."""
-        job, sizes = self.job, self.job.free.sizes
-        if self.batching.fixed:
-            raise ModelError("refit takes a model whose batch is free: export it with a dynamic batch")
-        most = _REFIT_ELEMENTS // max(2 * sum(sizes) + 4 * plan.steps * max(sizes), 1)
-        count = int(np.clip(most, 1, self.fitted))
+        job = self.job
+        one = next(self.fit.batches(1, limit=1)).feeds
+        count = int(np.clip(_REFIT_ELEMENTS // elements(job.free, plan.steps, one, job.device), 1, self.fitted))
         feeds, plans, words = next(self.fit.batches(count, limit=count)).feeds, [plan], ["those of the ANN"]
         for strength in STRENGTHS:
-            progress = job.stage("layers", len(sizes))
-            layers = refit(job.free, plan, feeds, job.device, strength=strength, progress=progress)
+            progress = job.stage("layers", len(plan.sites))
+            has_biases = job.config.rule != "none"
+            layers = refit(job.free, plan, feeds, job.device, strength=strength, biases=has_biases, progress=progress)
             plans.append(plan.with_layers(layers))
             words.append(f"{len(layers)} fitted to {count} samples, ridge {strength:g}")
-        if not plans[-1].layers:
-            raise ModelError("refit finds no layer that it can fit: a Conv or Gemm that reads spikes")
         trials = tuple(self.judge(w, self._with_quick_biases(p)) for w, p in zip(words, plans, strict=True))
         chosen = min(range(len(plans)), key=lambda i: trials[i].error)
         return plans[chosen], Selection("layers", trials, chosen, "least output error")
@@ -296,10 +305,12 @@ class _Planner:
         gated, dropped = plan, 0
         if not self.synchronous:
             gated, dropped = gate_biases(self.job.free, plan, self._few(held=True), self.job.device)
-        plans = (gated, plan.plain())
-        words = (f"biases at {len(plan.sites) - dropped} of {len(plan.sites)} sites", "no biases")
+        plans, words = [gated], [f"biases at {len(plan.sites) - dropped} of {len(plan.sites)} sites"]
+        if plan.layers:
+            plans, words = [*plans, plan.without_biases()], [*words, "no biases"]
+        plans, words = [*plans, plan.plain()], [*words, "plain conversion" if plan.layers else "no biases"]
         trials = tuple(self.judge(word, p) for word, p in zip(words, plans, strict=True))
-        chosen = min(range(2), key=lambda i: trials[i].error)
+        chosen = min(range(len(plans)), key=lambda i: trials[i].error)
         dropped = dropped if chosen == 0 else len(plan.sites)
         return plans[chosen], dropped, Selection("temporal bias", trials, chosen, "least output error")
 

@@ -10,6 +10,7 @@ from typing import Any
 from ftbc_onnx.distribution import distribution
 from ftbc_onnx.graph.classes import NodeClass
 from ftbc_onnx.graph.emit.unrolled import Emitted
+from ftbc_onnx.graph.fittable import fittable_layers
 from ftbc_onnx.job import Job
 from ftbc_onnx.planning import Planned
 from ftbc_onnx.runtime import package_version, runtime_version
@@ -70,6 +71,7 @@ def describe(job: Job, planned: Planned, record: Mapping[str, Any]) -> dict[str,
         if plan.synchronous
         else None,
         "layers": sorted(plan.layers),
+        "fittable_layers": 0 if job.free.static_batch else len(fittable_layers(job.free)),
         "selections": [selection.as_dict() for selection in planned.selections],
         "opset": job.network.view.opset,
         "normalisation": job.normalised.changes,

@@ -12,8 +12,7 @@ Sites are gone through in topological order, each at all T steps: its layers are
 before it, fitted already, and its neurons get rough biases. Every layer is computed a few times, however deep the
 network is. Forward passes and linear equations: no gradient, no label.
 
-Of several layers before a site, the one with the most inputs per output is fitted; layers that lead to no site, the
-last one for example, to their own outputs.
+Which layers, and those that no site stands behind, the last one for example: `ftbc_onnx.graph.fittable`.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from ftbc_onnx.graph.emit.one_site import ACTIVATION, CURRENTS, SPIKES, emit_one_site
-from ftbc_onnx.graph.fusible import axis_out, is_layer, layers_before, takes_bias
+from ftbc_onnx.graph.fittable import fittable_layers
 from ftbc_onnx.graph.observe import expose_tensors, mean_activation_name, observe_ann
 from ftbc_onnx.graph.refitted import with_layers
 from ftbc_onnx.graph.sites import Network
@@ -39,35 +38,13 @@ STRENGTHS = (0.1, 1.0)
 """Of the ridge (`ftbc_onnx.least_squares.ridge`): what is tried."""
 
 
-def find_targets(network: Network) -> dict[str, str]:
-    """The layers that can be fitted, by the name of their node, and to which tensor of the ANN.
-
-    They are Conv and Gemm with constant float32 weights that read what depends on spikes.
-    """
-    view = network.view
-    wanted: dict[str, str] = {}  # by the output of a layer
-    for site in network.sites:
-        layers = [name for name in layers_before(network, site) if is_layer(view, name)]
-        wanted.update(dict.fromkeys(layers, ""))
-        if layers:
-            wanted[max(layers, key=lambda name: _inputs(network, name))] = site.current
-    found = {}
-    for node in view.nodes:
-        output = node.output[0] if node.output else ""
-        target = wanted.get(output, output)
-        usual = is_layer(view, output) and takes_bias(view, output) and attributes(node).get("alpha", 1.0) == 1.0
-        if usual and target and node.input[0] in network.temporal:
-            found[node.name] = target
-    return found
-
-
-def _inputs(network: Network, tensor: str) -> int:
-    """Inputs per output of the layer that makes a tensor; 0 if it reads no spikes."""
-    node = network.view.producers[tensor]
-    if node.input[0] not in network.temporal:
-        return 0
-    dims = network.view.initializers[node.input[1]].dims
-    return int(np.prod([size for axis, size in enumerate(dims) if axis != axis_out(node)]))
+def elements(network: Network, steps: int, feeds: Feeds, device: Device) -> int:
+    """About how many numbers `refit` holds per sample: the ANN at all sites, and T steps around the largest one."""
+    names = [site.spikes for site in network.sites]
+    found = Session(expose_tensors(network.view.model, names), device).run(feeds, names)
+    rows = max(len(next(iter(feeds.values()))), 1)
+    sizes = [value.size // rows for value in found.values()]
+    return max(2 * sum(sizes) + 8 * steps * max(sizes), 1)
 
 
 def refit(
@@ -77,6 +54,7 @@ def refit(
     device: Device,
     *,
     strength: float = STRENGTHS[0],
+    biases: bool = True,
     progress: Callable[[int], None] = lambda _: None,
 ) -> dict[str, Layer]:
     """The layers of an asynchronous plan, fitted again, by the name of their node.
@@ -87,9 +65,10 @@ def refit(
         feeds: calibration samples.
         device: where to run.
         strength: of the ridge.
+        biases: whether the neurons will have biases.
         progress: called after each site with the number of sites done.
     """
-    walk = _Walk(network, plan, feeds, device, strength, progress=progress)
+    walk = _Walk(network, plan, feeds, device, strength, biases=biases, progress=progress)
     walk.run_synchronous()
     return walk.layers
 
@@ -105,9 +84,11 @@ class _Walk(Simulation):
         device: Device,
         strength: float,
         *,
+        biases: bool,
         progress: Callable[[int], None],
     ) -> None:
         self._device, self._strength, self._progress = device, strength, progress
+        self._rule = ROUGH if biases else None
         super().__init__(network, plan.with_layers({}), feeds)
         self.layers: dict[str, Layer] = {}
         self._targets = self._find_targets()
@@ -126,7 +107,7 @@ class _Walk(Simulation):
 
     def _find_targets(self) -> dict[str, str]:
         """What layers are fitted to, by the name of their node; their own outputs where it is not in their segment."""
-        found = find_targets(self._network)
+        found = fittable_layers(self._network)
         for segment, _ in self._segments:
             nodes = [] if segment.model is None else segment.model.graph.node
             made = {name for node in nodes for name in node.output}
@@ -145,30 +126,31 @@ class _Walk(Simulation):
         for node in [] if segment.model is None else segment.model.graph.node:
             if node.name in self._targets:
                 model = with_layers(segment.model, fitted)
-                fitted[node.name] = self._fit(node, *self._arrives(node, model, segment.reads, values))
+                fitted[node.name] = self._fit(node, *self._arrive(node, model, segment.reads, values))
         self.layers.update(fitted)
         return self._open(with_layers(segment.model, fitted)) if fitted else session
 
-    def _arrives(
+    def _arrive(
         self, node: Any, model: Any, reads: Sequence[str], values: Sequence[Values]
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Means over T steps: what a layer reads, and the tensor that it is fitted to."""
-        source, wanted = node.input[0], self._targets[node.name]
-        outputs = [wanted] if source in reads else [source, wanted]
+        """Means over T steps: what a layer reads, and what is missing behind it to what it is fitted to."""
+        source, own, wanted = node.input[0], node.output[0], self._targets[node.name]
+        outputs = list(dict.fromkeys([own, wanted] if source in reads else [source, own, wanted]))
         session = self._open(expose_tensors(model, outputs))
         is_mean = node.output[0] in self._network.mean_form  # then so is what it reads
         total: list[np.ndarray] = []
         for now in values:
             fed = {name: now[name] for name in reads}
             found = {**fed, **session.run(fed, outputs)}
-            step = [found[source], found[wanted]]
+            step, shape = [found[source], found[wanted]], found[own].shape
             total = step if is_mean or not total else [old + new for old, new in zip(total, step, strict=True)]
         count = np.float32(1 if is_mean else len(values))
-        return total[0] / count, total[1] / count
+        missing = self._exact[wanted] - total[1] / count
+        spread = tuple(axis for axis, size in enumerate(shape) if size < missing.shape[axis])  # by an Add
+        return total[0] / count, missing.mean(spread, keepdims=True) if spread else missing
 
-    def _fit(self, node: Any, x: np.ndarray, z: np.ndarray) -> Layer:
-        """The layer with which z, the mean that a target has of x, would be what the ANN has there."""
-        missing = self._exact[self._targets[node.name]] - z
+    def _fit(self, node: Any, x: np.ndarray, missing: np.ndarray) -> Layer:
+        """The layer that makes what is missing of x, too."""
         weights, *constant = (np.asarray(self._network.view.constant(name)) for name in node.input[1:] if name)
         described = attributes(node)
         if node.op_type == "Conv":
@@ -180,7 +162,7 @@ class _Walk(Simulation):
 
     def _fire_all(self, site: SpikingSite, currents: list[np.ndarray]) -> list[np.ndarray]:
         """Spikes with biases found on the way."""
-        session = self._open(emit_one_site(self._network, self._plan, site, ROUGH))
+        session = self._open(emit_one_site(self._network, self._plan, site, self._rule))
         activation = self._exact[mean_activation_name(site.name)].reshape(site.channel_shape)
         spikes = session.run({CURRENTS: np.stack(currents), ACTIVATION: activation}, [SPIKES])[SPIKES]
         self._progress(1 + self._network.sites.index(site))

@@ -62,7 +62,7 @@ def summarise(report: Report) -> list[str]:
 
 
 def has_biases(report: Report) -> bool:
-    """Whether the network without biases (and gains) is another one, to compare with."""
+    """Whether plain conversion gives another network, to compare with."""
     plain = report["evaluation_without_bias"]
     return plain is not None and plain != report["evaluation"]
 
@@ -92,7 +92,7 @@ def _verdict(report: Report, evaluation: Mapping[str, Any]) -> str:
         if ann is not None:
             text += f", the ANN on {ann:.1f} %{_chance(ann - accuracy[-1], ann, samples)}"
         if has_biases(report):
-            without = "plainly converted" if report.get("layers") else "without temporal biases"
+            without = "plainly converted" if report["layers"] else "without temporal biases"
             text += f"; {without} it would be {plain['accuracy'][-1]:.1f} %"
         elif report["calibration"] is not None:
             text += "; no temporal biases were kept, as they did not hold on the samples held back"
@@ -149,13 +149,13 @@ def _where(report: Report, evaluation: Mapping[str, Any]) -> list[str]:
     text = f"The gap at T is largest at site {largest + 1} of {len(names)}, '{names[largest]}': {_share(last[largest])}"
     if first != largest:
         text += f"; it first exceeds half of that at site {first + 1}, '{names[first]}'"
-    return [f"{text}. ftbc-onnx diagnose looks at the sites one by one."]
+    return [f"{text}." if report["layers"] else f"{text}. ftbc-onnx diagnose looks at the sites one by one."]
 
 
 def _refit(report: Report) -> str:
     """What else helps neurons of one level, if it was not asked for."""
     one_level = report["neuron"].partition(",")[0] in BINARY and report["synchronous"] is None
-    return ", --refit" if one_level and not report["options"]["refit"] else ""
+    return ", --refit" if one_level and report["fittable_layers"] and not report["options"]["refit"] else ""
 
 
 def _share(gap: float) -> str:

@@ -92,6 +92,15 @@ def test_a_conv_that_lost_its_weights_finds_them(name: str) -> None:
     assert np.allclose(constant, 0.5, atol=2e-2)
 
 
+def test_channels_of_a_depthwise_conv_share_a_ridge() -> None:
+    x = np.zeros((64, 2, 4, 4), np.float32)
+    x[:, 0] = numbers(64, 4, 4)
+    x[0, 1, 2, 2] = 1.0  # a channel that fired once
+    r = numbers(64, 2, 4, 4, seed=1)
+    found, _ = refit_conv(np.zeros((2, 1, 1, 1), np.float32), x, r, 0.1, {"group": 2})
+    assert abs(found[1]).max() < 0.05
+
+
 def test_places_are_drawn_once_and_the_same_again() -> None:
     x = numbers(3, 2, 8, 8)
     rows, places = patches(x, (3, 3), (6, 6), {}, most=20)

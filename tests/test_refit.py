@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from helpers import numbers, parse, run
 from networks import (
@@ -25,23 +27,25 @@ from networks import (
     source_of,
 )
 
-from ftbc_onnx import ConfigError, ModelError, convert
+from ftbc_onnx import ConfigError, DataError, ModelError, convert
 from ftbc_onnx.calibrate import calibrate
 from ftbc_onnx.diagnosis import diagnose_file
 from ftbc_onnx.evaluate import evaluate_file
 from ftbc_onnx.graph.emit import emit
-from ftbc_onnx.graph.emit.calibration import emit_calibration
+from ftbc_onnx.graph.emit.calibration import emit_calibration, new_bias_name
 from ftbc_onnx.graph.files import load_snn
-from ftbc_onnx.graph.observe import expose_tensors
+from ftbc_onnx.graph.fittable import fittable_layers
+from ftbc_onnx.graph.observe import expose_tensors, mean_spikes_name, observe_snn
 from ftbc_onnx.graph.provenance import read_plan
 from ftbc_onnx.graph.refitted import layer_names, refitted
 from ftbc_onnx.graph.sites import Network
 from ftbc_onnx.neurons import NeuronSpec
 from ftbc_onnx.nir.export import export_nir
 from ftbc_onnx.plan import Layer, SpikingPlan
-from ftbc_onnx.refit import find_targets, refit
+from ftbc_onnx.refit import elements, refit
 from ftbc_onnx.rules import ROUGH, SolveRule
 from ftbc_onnx.runtime import CPU
+from ftbc_onnx.selection import Selection
 
 T = 4
 
@@ -55,7 +59,7 @@ def targets_of(text: str, **weights: np.ndarray) -> dict[str, str]:
     """What layers are fitted to, by the tensors that they make."""
     network = network_of(parse(text, **weights))
     tensors = {name: tensor for tensor, name in node_names(network).items()}
-    return {tensors[node]: target for node, target in find_targets(network).items()}
+    return {tensors[node]: target for node, target in fittable_layers(network).items()}
 
 
 # which layers, and to what
@@ -64,7 +68,7 @@ def targets_of(text: str, **weights: np.ndarray) -> dict[str, str]:
 def test_layers_that_read_spikes_are_fitted_to_the_current_of_the_site_behind() -> None:
     network = network_of(residual())
     names = node_names(network)
-    assert find_targets(network) == {names["c2"]: "c2", names["c3"]: "a3", names["y"]: "y"}
+    assert fittable_layers(network) == {names["c2"]: "c2", names["c3"]: "a3", names["y"]: "y"}
 
 
 def test_of_two_layers_before_a_site_the_one_with_more_inputs_is_fitted() -> None:
@@ -97,6 +101,76 @@ def test_a_layer_that_leads_to_no_site_is_fitted_to_its_own_output() -> None:
     assert found == {"c": "c"}  # a Gemm with a factor is left alone
 
 
+def test_of_several_layers_only_usual_ones_count() -> None:
+    found = targets_of(
+        """g (float[N,6] x) => (float[N,3] y) {
+            r = Relu(x)
+            q = Slice(r, zero, four, one)
+            c = Gemm<alpha=0.5>(r, w1)
+            d = Gemm(q, w2)
+            a = Add(c, d)
+            y = Relu(a)
+        }""",
+        w1=numbers(6, 3),
+        w2=numbers(4, 3),
+        zero=np.array([0]),
+        four=np.array([4]),
+        one=np.array([1]),
+    )
+    assert found == {"d": "a"}
+
+
+def test_a_layer_that_is_added_to_itself_is_fitted_to_its_own_output() -> None:
+    text = "g (float[N,2] x) => (float[N,3] y) { r = Relu(x) c = Gemm(r, w) a = Add(c, c) y = Relu(a) }"
+    assert targets_of(text, w=numbers(2, 3)) == {"c": "c"}
+
+
+def test_a_current_may_be_read_by_others_too() -> None:
+    found = targets_of(
+        """g (float[N,2,4,4] x) => (float[N,2,4,4] y) {
+            r = Relu(x)
+            c = Conv(r, w)
+            a = Add(c, x)
+            s = Relu(a)
+            d = Conv(s, v)
+            y = Add(d, a)
+        }""",
+        w=numbers(2, 2, 1, 1),
+        v=numbers(2, 2, 1, 1),
+    )
+    assert found == {"c": "a", "d": "d"}
+
+
+BROADCAST = """g (float[N,2,4,4] x) => (float[N,3,4,4] y) {
+    r = Relu(x)
+    p = GlobalAveragePool(r)
+    c = Conv(p, w1)
+    d = Conv<pads=[1,1,1,1]>(x, w3)
+    a = Add(d, c)
+    s = Relu(a)
+    y = Conv(s, w5)
+}"""
+
+
+def test_a_layer_that_an_add_spreads_is_fitted_to_the_mean() -> None:
+    weights = {"w1": numbers(3, 2, 1, 1), "w3": numbers(3, 2, 3, 3, seed=2), "w5": numbers(3, 3, 1, 1, seed=4)}
+    model = parse(BROADCAST, **weights)
+    assert targets_of(BROADCAST, **weights) == {"c": "a", "y": "y"}
+    result = convert(model, {"x": numbers(96, 2, 4, 4)}, steps=2, neuron="if", threshold="mse", refit=True)
+    assert result.report["verification"]["bitwise"]
+
+
+def test_layers_that_share_their_weights_are_fitted_each_by_itself() -> None:
+    model = parse(
+        "g (float[N,3] x) => (float[N,3] y) { a = Relu(x) b = Gemm(a, w) c = Relu(b) y = Gemm(c, w) }",
+        w=numbers(3, 3),
+    )
+    network = network_of(model)
+    plan = random_plan(network, NeuronSpec("if"), T)
+    first, second = refit(network, plan, {"x": numbers(64, 3)}, CPU).values()
+    assert not np.array_equal(first.weights, second.weights)
+
+
 # what the fit is
 
 
@@ -105,7 +179,7 @@ def test_the_current_comes_closer_to_that_of_the_ann() -> None:
     plan = plan_of(network, THRESHOLDS, T)
     first, node = plan.sites[0], node_names(network)["c2"]
     layers = refit(network, plan, {"x": x}, CPU)
-    assert set(layers) == set(find_targets(network))
+    assert set(layers) == set(fittable_layers(network))
     source = source_of(residual(), x=x)
     found = calibrate(network, plan, ROUGH, source, batching=batches_of(40), samples=40, device=CPU)
     plan = plan.with_biases({first.name: found.biases[first.name]})
@@ -154,7 +228,7 @@ def plan() -> SpikingPlan:
     network = network_of(residual())
     plan = random_plan(network, NeuronSpec("if"), T)
     layers = {}
-    for seed, name in enumerate(find_targets(network)):
+    for seed, name in enumerate(fittable_layers(network)):
         node = next(node for node in network.view.nodes if node.name == name)
         own = network.view.constant(node.input[1])
         assert own is not None
@@ -182,12 +256,33 @@ def test_plain_conversion_has_the_layers_of_the_ann(plan: SpikingPlan) -> None:
     assert refitted(network, plain) == (network, plain)
 
 
+def test_weights_that_nobody_reads_any_more_are_left_out(plan: SpikingPlan) -> None:
+    network = network_of(residual())
+    beside, rest = refitted(network, plan)
+    assert not rest.layers
+    assert {"w1", "b1"} <= set(beside.view.initializers)
+    assert not {"w2", "b2", "w3", "w4", "b4"} & set(beside.view.initializers)
+
+
+def test_the_snn_beside_the_ann_has_the_fitted_weights(plan: SpikingPlan) -> None:
+    network, x = network_of(residual()), inputs(6)
+    graph = run(emit_calibration(network, plan, SolveRule()), {"x": x, **_no_biases(plan)})
+    biases = {site.name: graph[new_bias_name(site.name)] for site in plan.sites}
+    emitted = emit(network, plan.with_biases(biases), "unrolled").model
+    alone = run(observe_snn(emitted, plan), {"x": x})
+    for site in plan.sites:
+        assert np.allclose(graph[mean_spikes_name(site.name)], alone[mean_spikes_name(site.name)], atol=1e-5)
+
+
+def _no_biases(plan: SpikingPlan) -> dict[str, np.ndarray]:
+    return {f"{site.name}/bias_in": np.zeros((T, site.channels), np.float32) for site in plan.sites}
+
+
 def test_the_ann_beside_keeps_its_weights(plan: SpikingPlan) -> None:
     network, x = network_of(residual()), inputs(6)
     names = [site.spikes for site in plan.sites]
     beside = expose_tensors(emit_calibration(network, plan, SolveRule()), names)
-    zeros = {f"{site.name}/bias_in": np.zeros((T, site.channels), np.float32) for site in plan.sites}
-    found, exact = run(beside, {"x": x, **zeros}), run(expose_tensors(network.view.model, names), {"x": x})
+    found, exact = run(beside, {"x": x, **_no_biases(plan)}), run(expose_tensors(network.view.model, names), {"x": x})
     assert all(np.array_equal(found[name], exact[name]) for name in names)
 
 
@@ -244,11 +339,62 @@ def test_diagnose_says_why_it_cannot(written: Path) -> None:
 def test_nir_gets_the_fitted_weights(written: Path, tmp_path: Path) -> None:
     nir = pytest.importorskip("nir")
     plan = read_plan(load_snn(written))
+    (layer,) = [layer for layer in plan.layers.values() if layer.weights.ndim == 2]
     export_nir(written, tmp_path / "snn.nir", ann=RELU, soft_reset=True, lossy=True)
-    graph = nir.read(tmp_path / "snn.nir")
-    weights = [node.weight for node in graph.nodes.values() if hasattr(node, "weight")]
-    (shape,) = {layer.weights.shape for layer in plan.layers.values() if layer.weights.ndim == 2}
-    assert any(np.asarray(weight).shape in (shape, shape[::-1]) for weight in weights)
+    weights = [np.asarray(n.weight) for n in nir.read(tmp_path / "snn.nir").nodes.values() if hasattr(n, "weight")]
+    (found,) = [weight for weight in weights if weight.ndim == 2]
+    own = layer.weights if layer.weights.shape == found.shape else layer.weights.T
+    for column, exact in zip(found.T, own.T, strict=True):  # spikes come as 1, their heights are in the columns
+        height = np.dot(column, exact) / np.dot(exact, exact)
+        assert np.allclose(column, height * exact, atol=1e-4 * np.abs(column).max())
+
+
+def test_plain_conversion_stands_beside_where_there_are_no_biases() -> None:
+    options = {"steps": 2, "neuron": "if", "threshold": "mse", "rule": "none", "verify": False}
+    found = convert(RELU, digits("calibration")[0], eval_data=digits("test"), refit=True, **options).report
+    plain = convert(RELU, digits("calibration")[0], eval_data=digits("test"), **options).report
+    assert found["layers"]
+    assert found["evaluation"]["output_gap"] != plain["evaluation"]["output_gap"]
+    held_back = found["selections"][-1]["trials"][0]["samples"]
+    assert held_back == 64  # a quarter of the 256, none of which was fitted to
+    assert "192 samples" in found["selections"][-1]["trials"][1]["what"]
+
+
+def test_fitted_layers_may_stay_without_biases(monkeypatch: pytest.MonkeyPatch) -> None:
+    def ruined(self: SpikingPlan, biases: dict[str, np.ndarray]) -> SpikingPlan:
+        return replace(self, biases={name: bias + 3.0 for name, bias in biases.items()}, factors={})
+
+    monkeypatch.setattr(SpikingPlan, "with_biases", ruined)
+    monkeypatch.setattr("ftbc_onnx.planning.gate_biases", lambda _network, plan, *_: (plan, 0))
+    layers = refit(network_of(onnx.load(RELU)), _mse_plan(), {"image": digits("calibration", 128)[0]}, CPU)
+    monkeypatch.setattr("ftbc_onnx.planning._Planner._refit", lambda _, plan: (plan.with_layers(layers), _chosen()))
+    options = {"steps": T, "neuron": "if", "threshold": "mse", "gain": False, "verify": False}
+    result = convert(RELU, digits("calibration")[0], refit=True, **options)
+    words = [trial["what"] for trial in result.report["selections"][-1]["trials"]]
+    assert words == ["biases at 4 of 4 sites", "no biases", "plain conversion"]
+    assert not any(bias.any() for bias in result.plan.biases.values())
+    assert bool(result.plan.layers) == (result.report["selections"][-1]["chosen"] == 1)
+
+
+def _mse_plan() -> SpikingPlan:
+    options = {"steps": T, "neuron": "if", "threshold": "mse", "rule": "none", "verify": False}
+    return convert(RELU, digits("calibration")[0], **options).plan
+
+
+def _chosen() -> Selection:
+    return Selection("layers", (), 0, "")
+
+
+def test_samples_are_counted_by_the_shapes_that_there_are() -> None:
+    text = "g (float[N,2,{0},{1}] x) => (float[N,3,{0},{1}] y) {{ a = Relu(x) b = Conv(a, w) y = Relu(b) }}"
+    feeds = {"x": numbers(1, 2, 6, 5)}
+    fixed, free = (network_of(parse(text.format(*hw), w=numbers(3, 2, 1, 1))) for hw in ((6, 5), ("H", "W")))
+    assert elements(fixed, T, feeds, CPU) == elements(free, T, feeds, CPU) == 2 * (60 + 90) + 8 * T * 90
+
+
+def test_it_takes_calibration_data() -> None:
+    with pytest.raises(DataError, match="refit"):
+        convert(QCFS, None, steps=4, neuron="if", refit=True)
 
 
 @pytest.mark.parametrize("other", [{"schedule": "synchronous"}, {"float16": True}])

@@ -36,6 +36,8 @@ def report(evaluation: dict[str, Any] | None, plain: dict[str, Any] | None = Non
         "synchronous": None,
         "neuron": "if",
         "options": {"refit": False},
+        "layers": [],
+        "fittable_layers": 3,
         "sites": [{"name": name, "activation": {"clipped": 0.01}} for name in "abc"],
         **more,
     }
@@ -105,6 +107,12 @@ def test_far_names_the_site_where_the_gap_grows() -> None:
     assert "ftbc-onnx diagnose" in said
 
 
+def test_far_with_fitted_layers_does_not_send_to_diagnose() -> None:
+    said = " ".join(summarise(report(measured([30.0, 40.0]), layers=["conv2"])))
+    assert "at site 2, 'b'." in said
+    assert "ftbc-onnx diagnose" not in said
+
+
 def test_far_with_the_largest_gap_first() -> None:
     sites = {name: {"gap_in_theta": [gap]} for name, gap in zip("abc", (0.05, 0.01, 0.02), strict=True)}
     said = " ".join(summarise(report(measured([30.0], sites=sites))))
@@ -125,6 +133,7 @@ def test_far_although_every_mean_is_right() -> None:
         ({"neuron": "signed-st, differential coding"}, True),
         ({"neuron": "signed-group of 4 levels"}, False),
         ({"options": {"refit": True}}, False),
+        ({"fittable_layers": 0}, False),
     ],
 )
 def test_far_with_one_level_says_that_layers_can_be_fitted(more: dict[str, Any], said: bool) -> None:

@@ -15,9 +15,10 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -201,22 +202,38 @@ def measure(cases: Iterable[Case], results: Path, measured: Callable[..., dict[s
         results: the file; lines are appended.
         measured: measures a case, with so many `threads`.
         jobs: cases at a time, each in a process and with its share of the cores.
+
+    Raises:
+        RuntimeError: a case failed; those that were running are kept, no more were begun.
     """
     done = {json.dumps(row["case"], sort_keys=True) for row in read(results)}
     wanted = {case.key: case for case in cases}
     todo = [case for key, case in wanted.items() if key not in done]
     threads = None if jobs == 1 else max((os.cpu_count() or 1) // jobs, 1)
+    waiting, running, failed = iter(todo), dict[Future[dict[str, Any]], Case](), list[RuntimeError]()
     with (
         Progress(console=Console(stderr=True)) as bar,
         ProcessPoolExecutor(jobs, get_context("spawn")) as pool,
     ):
         task = bar.add_task("conversions", total=len(todo))
-        running = {pool.submit(measured, case, threads=threads): case for case in todo}
-        for future in as_completed(running):
-            case = running[future]
-            bar.update(task, advance=1, description=f"{case.network} {case.label} T={case.steps}")
-            with results.open("a") as file:
-                file.write(json.dumps(future.result()) + "\n")
+        while True:
+            if not failed:  # never more than can run at once: a case that was begun is kept, whatever happens
+                new = list(islice(waiting, jobs - len(running)))
+                running.update({pool.submit(measured, case, threads=threads): case for case in new})
+            if not running:
+                break
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                case = running.pop(future)
+                bar.update(task, advance=1, description=f"{case.network} {case.label} T={case.steps}")
+                try:
+                    row = future.result()
+                except Exception as error:
+                    failed.append(RuntimeError(f"{error} (in {case})"))
+                    continue
+                with results.open("a") as file:
+                    file.write(json.dumps(row) + "\n")
+    if failed:
+        raise failed[0]
 
 
 @click.command()
@@ -232,7 +249,7 @@ def main(data: Path | None, only: tuple[str, ...], results: Path, jobs: int, wri
             raise click.UsageError("--data is needed to measure")
         chosen = (case for case in cases() if not only or case.part in only)
         measure(chosen, results, partial(run, data=data), jobs)
-    write_page(read(results), ROOT / "docs")
+    write_page(read(results), ROOT / "docs", list(NEURONS))
 
 
 if __name__ == "__main__":

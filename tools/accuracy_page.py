@@ -41,15 +41,16 @@ Setting: 2 CPU cores, onnxruntime on the CPU provider; accuracy and counts do no
 ResNet-20 is the plain-ReLU network for CIFAR-10 (ANN 91.5 % on 1,000 test images; one standard error near 90 % is 0.9
 points, near 70 % 1.4). Calibration images are drawn from the training set (seed: which ones) and three of four are
 fitted to, the fourth decides what is chosen. Test images chose nothing. *No bias* is the same network with every
-temporal bias zero, and without gains. Every T has a conversion of its own.
+temporal bias zero, without gains, and with the ANN's layers. Every T has a conversion of its own.
 
 """
 
 
-def write_page(results: Sequence[Result], folder: Path) -> None:
-    """Write accuracy.md and accuracy.png into `folder`."""
+def write_page(results: Sequence[Result], folder: Path, order: Sequence[str] = ()) -> None:
+    """Write accuracy.md and accuracy.png into `folder`; rows of neurons in this order, then as they were measured."""
     parts: defaultdict[str, list[Result]] = defaultdict(list)
-    for result in results:
+    places = {label: place for place, label in enumerate(order)}
+    for result in sorted(results, key=lambda r: places.get(r["case"]["label"], len(places))):
         parts[result["case"]["part"]].append(result)
     text = HEAD
     if parts["neurons"]:
@@ -162,7 +163,7 @@ def _grid(results: Iterable[Result]) -> str:
         columns = list(dict.fromkeys(name for cells in found.values() for name in cells))
         rows = [
             {"neuron": label, "rule": rule, **{name: cells.get(name, "") for name in columns}}
-            for (label, rule), cells in sorted(found.items())
+            for (label, rule), cells in found.items()
             if len(cells) > 1
         ]
         if rows:

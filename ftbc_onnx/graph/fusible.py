@@ -47,9 +47,9 @@ def _walk(network: Network, tensor: str, site: SpikingSite, found: list[str]) ->
     node = view.producers.get(tensor)
     if node is None or view.sole_consumer(tensor) is None or network.classes[node.name] is NodeClass.SITE:
         return
-    if node.op_type == "Add" and tensor not in network.mean_form:
+    if node.op_type == "Add" and tensor not in network.mean_form and node.input[0] != node.input[1]:
         found.append(tensor)
-        for name in dict.fromkeys(node.input):
+        for name in node.input:
             _walk(network, name, site, found)
     elif is_layer(view, tensor) and channels_out(view, node) == site.channels:
         found.append(tensor)

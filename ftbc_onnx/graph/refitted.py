@@ -12,7 +12,7 @@ import onnx
 from onnx import numpy_helper
 
 from ftbc_onnx.graph.sites import Network
-from ftbc_onnx.graph.view import GraphView
+from ftbc_onnx.graph.view import GraphView, node_inputs
 from ftbc_onnx.graph.weights import add_initializers
 from ftbc_onnx.plan import Layer, SpikingPlan
 
@@ -31,8 +31,8 @@ def refitted(network: Network, plan: SpikingPlan) -> tuple[Network, SpikingPlan]
 
 
 def with_layers(model: onnx.ModelProto, layers: Mapping[str, Layer]) -> onnx.ModelProto:
-    """A copy of a model in which some nodes, known by their names, read other weights."""
-    copy = onnx.ModelProto()
+    """A copy of a model in which some nodes, known by their names, read other weights; without those nobody reads."""
+    copy, fitted = onnx.ModelProto(), []
     copy.CopyFrom(model)
     for node in copy.graph.node:
         layer = layers.get(node.name)
@@ -41,5 +41,9 @@ def with_layers(model: onnx.ModelProto, layers: Mapping[str, Layer]) -> onnx.Mod
         names = layer_names(node.name)
         node.input[:] = [node.input[0], *names]
         values = zip((layer.weights, layer.bias), names, strict=True)
-        add_initializers(copy, [numpy_helper.from_array(value, name) for value, name in values])
+        fitted += [numpy_helper.from_array(value, name) for value, name in values]
+    del copy.graph.initializer[:]
+    read = {name for node in copy.graph.node for name in node_inputs(node)} | {v.name for v in copy.graph.output}
+    add_initializers(copy, (tensor for tensor in model.graph.initializer if tensor.name in read))
+    add_initializers(copy, fitted)
     return copy

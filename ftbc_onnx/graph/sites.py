@@ -12,7 +12,6 @@ such site: what they make of spikes is read as it is.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -70,12 +69,6 @@ class Network:
     def entering(self, kind: str) -> dict[str, str]:
         """Name of the entry of every site that has one of a kind, by site."""
         return {entry.site.name: name for name, entry in self.entries.items() if entry.kind == kind}
-
-    @property
-    def sizes(self) -> list[int]:
-        """Elements of every site, of one sample; axes that are not known count as 1."""
-        shapes = [self.view.shape(site.spikes) or () for site in self.sites]
-        return [math.prod(axis for axis in shape[1:] if isinstance(axis, int)) for shape in shapes]
 
     @property
     def static_batch(self) -> int | None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import onnx
 
 from ftbc_onnx.graph.builder import GraphBuilder, LoopBody
-from ftbc_onnx.graph.emit.calibration import Calibrated, Rule
+from ftbc_onnx.graph.emit.calibration import Calibrated, Probe, Rule
 from ftbc_onnx.graph.emit.carried import CarriedStep
 from ftbc_onnx.graph.emit.unrolled import emit_populations
 from ftbc_onnx.graph.sites import Network
@@ -23,8 +23,17 @@ SPIKES = "ftbc/spikes"
 """Output: the spikes, [T, B, ...]."""
 
 
-def emit_one_site(network: Network, plan: SpikingPlan, site: SpikingSite, rule: Rule) -> onnx.ModelProto:
-    """The model of one site of an asynchronous plan, with the biases that the rule finds from none."""
+class _NoBias:
+    """The rule that leaves every bias as it is."""
+
+    name = "none"
+
+    def emit(self, probe: Probe) -> str:
+        return probe.bias
+
+
+def emit_one_site(network: Network, plan: SpikingPlan, site: SpikingSite, rule: Rule | None) -> onnx.ModelProto:
+    """The model of one site of an asynchronous plan, with the biases that the rule finds from none; None: without."""
     numbers = {"thresholds": plan.thresholds, "gains": plan.gains}
     only = {name: {key: v for key, v in values.items() if key == site.name} for name, values in numbers.items()}
     alone = replace(plan, sites=(site,), biases={}, factors={}, layers={}, **only)  # type: ignore[arg-type]
@@ -40,7 +49,7 @@ def emit_one_site(network: Network, plan: SpikingPlan, site: SpikingSite, rule: 
             builder,
             site,
             alone.neuron_of(site),
-            rule,
+            rule or _NoBias(),
             site.name,
             ACTIVATION,
             start.threshold,
