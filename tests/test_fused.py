@@ -65,6 +65,14 @@ def test_every_kind_of_network_is_its_twin_to_the_last_bit(name: str) -> None:
         assert ours[output].dtype == value.dtype
 
 
+def test_a_layer_added_to_itself_gets_its_bias_once() -> None:
+    text = "g (float[N,2] x) => (float[N,3] y) { r = Relu(x) c = Gemm(r, w) d = Gemm(r, v) a = Add(c, c) "
+    for end in ("y = Relu(a) }", "e = Add(a, d) y = Relu(e) }"):
+        network = network_from(parse(text + end, w=numbers(2, 3), v=numbers(2, 3, seed=1)))
+        plan, feeds = random_plan(network, NeuronSpec("if")), {"x": numbers(8, 2, seed=2)}
+        assert verify(emit(network, plan, "fused"), network, plan, feeds).bitwise
+
+
 @pytest.mark.parametrize("passes", SUBSETS, ids="+".join)
 @pytest.mark.parametrize("spec", SPECS, ids=str)
 def test_every_neuron_and_pass_is_its_twin_to_the_last_bit(spec: NeuronSpec, passes: tuple[str, ...]) -> None:
