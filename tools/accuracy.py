@@ -26,7 +26,7 @@ from typing import Any
 import click
 import numpy as np
 from accuracy_page import write_page
-from real_data import MOBILENET, SQUEEZENET, cifar, imagenet, mnist
+from real_data import MOBILENET, SQUEEZENET, cifar, digits, imagenet, mnist
 from rich.console import Console
 from rich.progress import Progress
 
@@ -152,7 +152,9 @@ def run(case: Case, data: Path, models: Mapping[str, Path] | None = None, thread
     offset, batch = 0, 128
     count = options["calib_samples"]
     rng = np.random.default_rng(case.seed)
-    if case.network.startswith("cifar10"):
+    if case.network.startswith("digits"):
+        (images, _), test = digits("calibration"), digits("test")
+    elif case.network.startswith("cifar10"):
         images = cifar(data, "train", 10000)[0][np.sort(rng.choice(10000, count, replace=False))]
         test = cifar(data, "test", 1000)
     elif case.network.startswith("mnist"):

@@ -39,6 +39,12 @@ def mnist(data: Path, part: str, images: int) -> Labelled:
     return (x.astype(np.float32) / 255)[:, None], y.astype(np.int64)
 
 
+def digits(part: str) -> Labelled:
+    """The digits of this repository: images [n, 1, 8, 8] and labels [n] of ``calibration`` or ``test``."""
+    with np.load(Path(__file__).resolve().parent.parent / "models" / f"digits_{part}.npz") as arrays:
+        return arrays["image"], arrays["label"]
+
+
 SQUEEZENET = Preprocessing(crop=224, scale=1.0, mean=(104.0, 117.0, 123.0), std=(1.0, 1.0, 1.0), color="bgr")
 MOBILENET = Preprocessing(resize=128, crop=128, scale=2 / 255, mean=(1.0, 1.0, 1.0), std=(1.0, 1.0, 1.0))
 
