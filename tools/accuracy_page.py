@@ -164,7 +164,7 @@ def _grid(results: Iterable[Result]) -> str:
         rows = [
             {"neuron": label, "rule": rule, **{name: cells.get(name, "") for name in columns}}
             for (label, rule), cells in found.items()
-            if len(cells) > 1
+            if len(cells) > 1 or (label, "paper") in found
         ]
         if rows:
             text += f"T = {steps}:\n\n{markdown(rows)}\n\n"

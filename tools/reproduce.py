@@ -115,8 +115,8 @@ HEAD = """# Reproduced
 
 Made by `tools/reproduce.py` from `docs/reproduced.jsonl`: networks that were trained for conversion (`models/`), with
 the published rule and with ours, on the 1,000 test images (of the digits 360); mean of the calibration seeds, +- their
-spread, and how many there are. *s*: seconds for a conversion with both evaluations, mean over the conversions of the row, on 2 CPU cores
-that did other work too.
+spread, and how many there are. *s*: seconds for a conversion with both evaluations, mean over the conversions of the
+row, on 2 CPU cores that did other work too.
 
 One standard error is 0.9 points near 90 % and 1.6 near 50 %. Judge by the gain over the same network's row without
 biases, since accuracy at small T depends strongly on the checkpoint. Published rows are from an independent
