@@ -290,9 +290,9 @@ class _Planner:
         one = next(self.fit.batches(1, limit=1)).feeds
         count = int(np.clip(_REFIT_ELEMENTS // elements(job.free, plan.steps, one, job.device), 1, self.fitted))
         feeds, plans, words = next(self.fit.batches(count, limit=count)).feeds, [plan], ["those of the ANN"]
+        has_biases = job.config.rule != "none"
         for strength in STRENGTHS:
             progress = job.stage("layers", len(plan.sites))
-            has_biases = job.config.rule != "none"
             layers = refit(job.free, plan, feeds, job.device, strength=strength, biases=has_biases, progress=progress)
             plans.append(plan.with_layers(layers))
             words.append(f"{len(layers)} fitted to {count} samples, ridge {strength:g}")
