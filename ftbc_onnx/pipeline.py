@@ -125,8 +125,12 @@ def convert(
     source, network = job.source, job.network
     if job.calibration is not None:
         calibration_batching(job, job.calibration)  # refuses too few samples
-    elif config.gain or config.shrink or config.compress_bias or config.refit:
-        raise DataError("gain, shrink, compress_bias and refit take calibration data: add --calib-data")
+    elif config.gain or config.shrink or config.compress_bias:
+        raise DataError(
+            "gain, shrink and compress_bias are about biases, which take calibration data: add --calib-data"
+        )
+    elif config.refit:
+        raise DataError("refit fits layers to calibration data: add --calib-data")
     ann = _run_ann(job)
     planned = make_plan(job)
     plan = planned.plan

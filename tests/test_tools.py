@@ -46,10 +46,11 @@ def test_cases_are_measured_once_and_kept_as_they_come(jobs: int, tmp_path: Path
     rows = accuracy.read(results)
     assert sorted(row["case"]["steps"] for row in rows) == [1, 2]
     assert {row["threads"] for row in rows} == {None if jobs == 1 else max((os.cpu_count() or 1) // jobs, 1)}
-    failing = [accuracy.Case("part", "network", "label", steps) for steps in (3, *range(10, 40))]
+    failing = [accuracy.Case("part", "network", "label", steps) for steps in (3, 5, 6)]
     with pytest.raises(RuntimeError, match=r"no such case .*steps=3"):
         accuracy.measure([*cases, *failing], results, _measured, jobs)
-    assert len(accuracy.read(results)) < len(rows) + 30  # what was not begun was left
+    if jobs == 1:  # the others were not begun; with two, they may have been done meanwhile
+        assert accuracy.read(results) == rows
     results.write_text("".join(json.dumps(row) + "\n" for row in rows))
     accuracy.measure([*cases, accuracy.Case("part", "network", "label", 4)], results, _measured, jobs)
     assert [row["case"]["steps"] for row in accuracy.read(results)][2:] == [4]
