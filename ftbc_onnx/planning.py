@@ -7,7 +7,7 @@ Without calibration data a network must state its thresholds, and nothing is cho
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -135,8 +135,7 @@ class _Planner:
         self.job = job
         batching, samples = calibration_batching(job, data)
         config = job.config
-        chooses = config.neuron == "auto" or config.threshold == "auto" or config.gates or bool(config.gain)
-        chooses = chooses or config.refit
+        chooses = any((config.neuron == "auto", config.threshold == "auto", config.gates, config.gain, config.refit))
         fit, held = split(data, samples, batching.size if batching.fixed else 1) if chooses else (data, None)
         self.fit, self.held = fit, held
         self.synchronous = job.config.schedule == "synchronous"
@@ -268,9 +267,7 @@ class _Planner:
         own = plan.with_thresholds({name: tried[name][which].threshold for name, which in kept.items()})
         words = ("mse for T*K levels", "mse for 2*T*K levels", "of mse, moments, percentile and max, per site")
         plans = (plan, more, own)
-        trials = tuple(self.judge(word, self._with_quick_biases(p)) for word, p in zip(words, plans, strict=True))
-        chosen = min(range(len(plans)), key=lambda i: trials[i].error)
-        return plans[chosen], Selection("threshold", trials, chosen, "least output error")
+        return self._least("threshold", words, plans, map(self._with_quick_biases, plans))
 
     def _choose_gains(self, plan: SpikingPlan) -> tuple[SpikingPlan, Selection]:
         """No gain, the gain that is measured, and the middle between them (their geometric mean)."""
@@ -279,10 +276,7 @@ class _Planner:
         halves = {name: np.sqrt(gain) for name, gain in gains.items()}
         plans = (plan, plan.with_gains(halves), plan.with_gains(gains))
         found = (start, *(self._with_quick_biases(p) for p in plans[1:]))
-        words = ("no gain", "half of the gain", "the gain")
-        trials = tuple(self.judge(word, p) for word, p in zip(words, found, strict=True))
-        chosen = min(range(len(plans)), key=lambda i: trials[i].error)
-        return plans[chosen], Selection("gain", trials, chosen, "least output error")
+        return self._least("gain", ("no gain", "half of the gain", "the gain"), plans, found)
 
     def _refit(self, plan: SpikingPlan) -> tuple[SpikingPlan, Selection]:
         """The layers of the ANN, and layers fitted to the spikes that they read, to some strengths of the ridge."""
@@ -296,23 +290,27 @@ class _Planner:
             layers = refit(job.free, plan, feeds, job.device, strength=strength, biases=has_biases, progress=progress)
             plans.append(plan.with_layers(layers))
             words.append(f"{len(layers)} fitted to {count} samples, ridge {strength:g}")
-        trials = tuple(self.judge(w, self._with_quick_biases(p)) for w, p in zip(words, plans, strict=True))
+        return self._least("layers", words, plans, map(self._with_quick_biases, plans))
+
+    def _least(
+        self, question: str, words: Sequence[str], plans: Sequence[SpikingPlan], judged: Iterable[SpikingPlan]
+    ) -> tuple[SpikingPlan, Selection]:
+        """Of some plans the one whose output errs least, each judged as it would be with biases."""
+        trials = tuple(self.judge(word, p) for word, p in zip(words, judged, strict=True))
         chosen = min(range(len(plans)), key=lambda i: trials[i].error)
-        return plans[chosen], Selection("layers", trials, chosen, "least output error")
+        return plans[chosen], Selection(question, trials, chosen, "least output error")
 
     def _gate(self, plan: SpikingPlan) -> tuple[SpikingPlan, int, Selection]:
         """Per site first; then all of it against none."""
         gated, dropped = plan, 0
         if not self.synchronous:
             gated, dropped = gate_biases(self.job.free, plan, self._few(held=True), self.job.device)
-        plans, words = [gated], [f"biases at {len(plan.sites) - dropped} of {len(plan.sites)} sites"]
+        tried = {f"biases at {len(plan.sites) - dropped} of {len(plan.sites)} sites": gated}
         if plan.layers:
-            plans, words = [*plans, plan.without_biases()], [*words, "no biases"]
-        plans, words = [*plans, plan.plain()], [*words, "plain conversion" if plan.layers else "no biases"]
-        trials = tuple(self.judge(word, p) for word, p in zip(words, plans, strict=True))
-        chosen = min(range(len(plans)), key=lambda i: trials[i].error)
-        dropped = dropped if chosen == 0 else len(plan.sites)
-        return plans[chosen], dropped, Selection("temporal bias", trials, chosen, "least output error")
+            tried["no biases"] = plan.without_biases()
+        tried["plain conversion" if plan.layers else "no biases"] = plan.plain()
+        kept, selection = self._least("temporal bias", list(tried), list(tried.values()), tried.values())
+        return kept, len(plan.sites) if selection.chosen else dropped, selection
 
     def _compress(self, plan: SpikingPlan) -> tuple[SpikingPlan, Compression | None]:
         """A few vectors per channel, and what that costs on the samples held back; None if nothing gets smaller."""

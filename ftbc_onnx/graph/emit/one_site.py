@@ -34,13 +34,12 @@ class _NoBias:
 
 def emit_one_site(network: Network, plan: SpikingPlan, site: SpikingSite, rule: Rule | None) -> onnx.ModelProto:
     """The model of one site of an asynchronous plan, with the biases that the rule finds from none; None: without."""
-    numbers = {"thresholds": plan.thresholds, "gains": plan.gains}
-    only = {name: {key: v for key, v in values.items() if key == site.name} for name, values in numbers.items()}
-    alone = replace(plan, sites=(site,), biases={}, factors={}, layers={}, **only)  # type: ignore[arg-type]
+    thresholds = {site.name: plan.thresholds[site.name]}
+    gains = {name: gain for name, gain in plan.gains.items() if name == site.name}
+    alone = replace(plan, sites=(site,), thresholds=thresholds, gains=gains, biases={}, factors={}, layers={})
     builder = GraphBuilder(network.view.opset)
     builder.reserve([CURRENTS, ACTIVATION])
     start = emit_populations(builder, alone)[site.name]
-    spikes: list[str] = []
 
     def write(body: LoopBody) -> None:
         step = CarriedStep(builder, network, body)
@@ -57,14 +56,12 @@ def emit_one_site(network: Network, plan: SpikingPlan, site: SpikingSite, rule: 
             start.state,
             builder.constant(0.0),
         )
-        spikes.append(calibrated.fire(builder.op("Gather", CURRENTS, body.turn, axis=0)).spikes)
-        body.collect(spikes[0])
+        body.collect(calibrated.fire(builder.op("Gather", CURRENTS, body.turn, axis=0)).spikes)
 
-    _, collected = builder.loop(plan.steps, write)
-    builder.alias(collected[spikes[0]], SPIKES)
-    inputs, output = ((CURRENTS, ACTIVATION), SPIKES)
-
-    def declare(name: str) -> onnx.ValueInfoProto:
-        return onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
-
-    return builder.to_model("one_site", map(declare, inputs), [declare(output)], network.view.model.opset_import)
+    (spikes,) = builder.loop(plan.steps, write)[1].values()
+    builder.alias(spikes, SPIKES)
+    float32 = onnx.TensorProto.FLOAT
+    *inputs, output = (
+        onnx.helper.make_tensor_value_info(name, float32, None) for name in (CURRENTS, ACTIVATION, SPIKES)
+    )
+    return builder.to_model("one_site", inputs, [output], network.view.model.opset_import)
