@@ -3,10 +3,10 @@
     python models/train.py --network resnet20 --activation qcfs --levels 8 --data FOLDER --epochs 150 -o resnet20.pt
     python models/export.py resnet20.pt -o resnet20.onnx
 
-SGD with momentum 0.9 and a cosine schedule; images are cropped, flipped, put through AutoAugment, and Cutout takes a
-square out. The weights kept are those of the last epoch, or with ``--validate N`` those of the epoch that was best on N
-training images held out. Test images are looked at once, at the end. On a GPU: mixed precision (bfloat16), channels
-last, and a step captured as one CUDA graph.
+SGD with momentum 0.9, or AdamW for transformers, and a cosine schedule; images are cropped, flipped, put through
+AutoAugment, and Cutout takes a square out. The weights kept are those of the last epoch, or with ``--validate N`` those
+of the epoch that was best on N training images held out. Test images are looked at once, at the end. On a GPU: mixed
+precision (bfloat16), channels last, and a step captured as one CUDA graph.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from rich.progress import Progress
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+OPTIMIZERS = ("sgd", "adamw")
 CHUNK = 3000
 """Images augmented at once."""
 
@@ -45,6 +46,7 @@ class Settings:
     hidden: int = 4096
     epochs: int = 100
     batch: int = 128
+    optimizer: str = "sgd"
     rate: float = 0.1
     decay: float = 5e-4
     seed: int = 0
@@ -57,6 +59,12 @@ class Settings:
         made = activation(self.activation, self.levels, self.threshold)
         return make(self.network, made, self.classes, hidden=self.hidden)
 
+    def optimize(self, parameters: Iterator[nn.Parameter]) -> torch.optim.Optimizer:
+        """What moves the weights."""
+        if self.optimizer == "adamw":
+            return torch.optim.AdamW(parameters, self.rate, weight_decay=self.decay)
+        return torch.optim.SGD(parameters, self.rate, momentum=0.9, weight_decay=self.decay, nesterov=True)
+
 
 class Trainer:
     """A network, its optimizer, and where both have got to."""
@@ -68,9 +76,7 @@ class Trainer:
         torch.backends.cudnn.allow_tf32 = False  # a QCFS that reads rounded sums is another function
         self.settings, self.device = settings, device
         self.net = settings.make().to(device, memory_format=torch.channels_last)
-        self.optimizer = torch.optim.SGD(
-            self.net.parameters(), settings.rate, momentum=0.9, weight_decay=settings.decay, nesterov=True
-        )
+        self.optimizer = settings.optimize(self.net.parameters())
         self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, settings.epochs)
         self.generator = torch.Generator(device).manual_seed(settings.seed)
         self.epoch = 0
@@ -186,8 +192,9 @@ class Trainer:
         Raises:
             click.UsageError: it is the state of another run.
         """
-        if state["settings"] != asdict(self.settings):
-            other = [name for name, value in asdict(self.settings).items() if state["settings"].get(name) != value]
+        found = {**asdict(Settings()), **state["settings"]}  # a setting that is newer than the checkpoint
+        if found != asdict(self.settings):
+            other = [name for name, value in asdict(self.settings).items() if found.get(name) != value]
             raise click.UsageError(f"the checkpoint has other settings ({', '.join(other)}): name another file with -o")
         self.net.load_state_dict(state["last"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -235,6 +242,7 @@ def start_from(net: nn.Module, weights: Path) -> None:
 @click.option("--test", type=click.Path(path_type=Path, exists=True), help="Test images [default: those of --data].")
 @click.option("--epochs", type=click.IntRange(1), default=Settings.epochs)
 @click.option("--batch", type=click.IntRange(1), default=Settings.batch)
+@click.option("--optimizer", type=click.Choice(OPTIMIZERS), default=Settings.optimizer)
 @click.option("--rate", type=float, default=Settings.rate, help="Learning rate at the start.")
 @click.option("--decay", type=float, default=Settings.decay, help="Weight decay.")
 @click.option("--seed", type=int, default=Settings.seed)

@@ -189,9 +189,10 @@ class TestTraining:
     def trainer(self, models, settings):
         return models("train").Trainer(settings, torch.device("cpu"))
 
-    def test_goes_on_where_it_stopped(self, models, pixels, tmp_path):
+    @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+    def test_goes_on_where_it_stopped(self, models, pixels, optimizer, tmp_path):
         """Two epochs in one go, or with a checkpoint between: the same weights to the last bit."""
-        train, settings = models("train"), self.settings(models)
+        train, settings = models("train"), self.settings(models, optimizer=optimizer)
         data = models("image_data").read(pixels, "train")
         torch.set_num_threads(1)
         once = self.trainer(models, settings)
@@ -212,6 +213,13 @@ class TestTraining:
         other = self.trainer(models, self.settings(models, seed=1, rate=0.2))
         with pytest.raises(Exception, match=r"other settings \(rate, seed\)"):
             other.load(first.state())
+
+    def test_a_checkpoint_from_before_a_setting_goes_on(self, models):
+        state = self.trainer(models, self.settings(models)).state()
+        del state["settings"]["optimizer"]
+        self.trainer(models, self.settings(models)).load(state)
+        with pytest.raises(Exception, match=r"other settings \(optimizer\)"):
+            self.trainer(models, self.settings(models, optimizer="adamw")).load(state)
 
     def test_keeps_the_best_on_images_held_out(self, models):
         trainer = self.trainer(models, self.settings(models, validate=8))

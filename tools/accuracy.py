@@ -145,10 +145,22 @@ def _choices(label: str) -> Iterator[Case]:
     yield from (Case("samples", RESNET, label, 4, samples=count, options=options) for count in (32, 64, 128, 512, 1024))
 
 
-def run(case: Case, data: Path, models: Mapping[str, Path] | None = None, threads: int | None = None) -> dict[str, Any]:
+def run(
+    case: Case,
+    data: Path,
+    models: Mapping[str, Path] | None = None,
+    device: str = "auto",
+    threads: int | None = None,
+) -> dict[str, Any]:
     """Convert and judge; the figures of the case. `models` are networks that are not in the folder, by name."""
     model = (models or {}).get(case.network, data / "models" / f"{case.network}.onnx")
-    options = {"calib_samples": case.samples, "steps": case.steps, "threads": threads, **case.options}
+    options = {
+        "calib_samples": case.samples,
+        "steps": case.steps,
+        "device": device,
+        "threads": threads,
+        **case.options,
+    }
     offset, batch = 0, 128
     count = options["calib_samples"]
     rng = np.random.default_rng(case.seed)
@@ -186,6 +198,7 @@ def run(case: Case, data: Path, models: Mapping[str, Path] | None = None, thread
         "neuron": report["neuron"],
         "threshold": report["threshold"],
         "selections": report["selections"],
+        "device": report["device"],
         "seconds": round(time.perf_counter() - start, 1),
         "load": round(os.getloadavg()[0], 1),
     }
@@ -243,14 +256,15 @@ def measure(cases: Iterable[Case], results: Path, measured: Callable[..., dict[s
 @click.option("--only", multiple=True, help="Parts to measure [default: all].")
 @click.option("--results", type=click.Path(path_type=Path), default=RESULTS, help="Where the figures are kept.")
 @click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Cases at a time.")
+@click.option("--device", default="auto", show_default=True, help="Where onnxruntime runs: auto, cpu, cuda or cuda:N.")
 @click.option("--write", is_flag=True, help="Only write the page and the figure.")
-def main(data: Path | None, only: tuple[str, ...], results: Path, jobs: int, write: bool) -> None:
+def main(data: Path | None, only: tuple[str, ...], *, results: Path, jobs: int, device: str, write: bool) -> None:
     """Measure what is missing, then write the page."""
     if not write:
         if data is None:
             raise click.UsageError("--data is needed to measure")
         chosen = (case for case in cases() if not only or case.part in only)
-        measure(chosen, results, partial(run, data=data), jobs)
+        measure(chosen, results, partial(run, data=data, device=device), jobs)
     write_page(read(results), ROOT / "docs", list(NEURONS))
 
 
