@@ -520,6 +520,15 @@ class TestFailures:
         fails(call("convert", tmp_path / "r.onnx", "--calib-data", data), 3, "1 node(s) refused: Bernoulli 'b'")
         assert sorted(p.name for p in tmp_path.iterdir()) == ["data.npz", "r.onnx"]
 
+    def test_weights_that_are_not_numbers(self, call: Caller, tmp_path: Path, data: Path) -> None:
+        """Infinite ones are no error: masks and open ceilings have them."""
+        model = parse("g (float[N,4] x) => (float[N,4] y) { m = Mul(x, w)  r = Relu(m)  y = Min(r, top) }")
+        values = {"w": np.float32([1, np.nan, 3, np.nan]), "top": np.float32(np.inf)}
+        model.graph.initializer.extend(onnx.numpy_helper.from_array(value, name) for name, value in values.items())
+        onnx.save(model, tmp_path / "nan.onnx")
+        fails(call("convert", tmp_path / "nan.onnx", "--calib-data", data), 3, "'w' first (2 value(s))", "1 weight(s)")
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["data.npz", "nan.onnx"]
+
     @pytest.mark.parametrize(
         ("array", "part"),
         [

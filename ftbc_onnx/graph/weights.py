@@ -12,11 +12,12 @@ from collections.abc import Iterable
 import numpy as np
 import onnx
 from google.protobuf.message import EncodeError
-from onnx import helper
+from onnx import TensorProto, helper, numpy_helper
 
 LIMIT = 2**31 - 1
 """Bytes of the largest protobuf message."""
 
+_FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16)
 _SMALL = 1024  # elements: targets of Reshapes and the like, whose values shape inference reads
 
 
@@ -61,6 +62,17 @@ def add_initializers(model: onnx.ModelProto, tensors: Iterable[onnx.TensorProto]
     """Append initializers one by one; protobuf's own `extend` serialises what it is given, and fails at 2 GB."""
     for tensor in tensors:
         model.graph.initializer.add().CopyFrom(tensor)
+
+
+def broken(model: onnx.ModelProto) -> dict[str, int]:
+    """Initializers that hold NaN, and how many: what training that diverged leaves behind."""
+    found = {}
+    for tensor in model.graph.initializer:
+        if tensor.data_type in _FLOATS:
+            values = numpy_helper.to_array(tensor)
+            if values.size and np.isnan(values.min()):  # NaN is the least there is; no copy of large weights
+                found[tensor.name] = int(np.isnan(values).sum())
+    return found
 
 
 def tensor_bytes(tensor: onnx.TensorProto) -> int:
