@@ -12,7 +12,7 @@ import importlib.metadata
 import io
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -120,16 +120,24 @@ def _why_no_cuda(device: Device) -> str | None:
         ctypes.CDLL(driver)
     except OSError:
         return f"there is no NVIDIA driver on this machine ({driver} does not load)"
+    with _quiet():
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):
+                ort.preload_dlls()
+            Session(probe_model(), device).run({"x": np.ones(1, np.float32)})
+        except Exception as error:  # a library that is missing is what is being found out
+            return str(error)
+    return None
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what onnxruntime writes past a session: missing libraries, and that CUDA is no plugin (from 1.26)."""
     ort.set_default_logger_severity(4)
     try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            ort.preload_dlls()
-        Session(probe_model(), device).run({"x": np.ones(1, np.float32)})
-    except Exception as error:  # a library that is missing is what is being found out
-        return str(error)
+        yield
     finally:
         ort.set_default_logger_severity(2)
-    return None
 
 
 class Session:
@@ -154,7 +162,7 @@ class Session:
         level = ort.GraphOptimizationLevel
         options.graph_optimization_level = level.ORT_ENABLE_ALL if optimise else level.ORT_DISABLE_ALL
         try:
-            with loadable(model) as source:
+            with loadable(model) as source, _quiet() if device.on_gpu else contextlib.nullcontext():
                 what = str(source) if isinstance(source, Path) else source
                 self._session = ort.InferenceSession(what, options, providers=list(device.providers))
         except Exception as error:  # onnxruntime raises a family of its own, with no public base

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 
 import numpy as np
@@ -107,6 +108,13 @@ class TestChoice:
         (_, options), fallback = device.providers
         assert options == {"device_id": "2", "use_tf32": "0"}
         assert fallback == "CPUExecutionProvider"
+
+    def test_opening_on_a_gpu_writes_no_lines(self, capfd: pytest.CaptureFixture[str]) -> None:
+        """From 1.26 on onnxruntime warns at every session that CUDA is no plugin; without a GPU it has more to say."""
+        device = Device("cuda:0", (("CUDAExecutionProvider", {"device_id": "0"}), "CPUExecutionProvider"))
+        with contextlib.suppress(DeviceError):
+            Session(probe_model(), device)
+        assert capfd.readouterr() == ("", "")
 
 
 class TestConflicts:
