@@ -5,9 +5,9 @@
 
 FOLDER is described in `real_data.py`. Every conversion is a line of docs/reproduced.jsonl; what is there is not done
 again. Calibration images come from the training set (seed s: another draw of them), test images judge and choose
-nothing. Thresholds are those that the networks state, and neither the published rule nor `solve` looks ahead, so one
-conversion with T = 32 gives the whole curve of an integrate-and-fire network; whatever is chosen by T has a conversion
-for every T.
+nothing. QCFS networks state their thresholds, and neither the published rule nor `solve` looks ahead, so one conversion
+with T = 32 gives the whole curve of their integrate-and-fire neurons; whatever is chosen by T has a conversion for
+every T.
 """
 
 from __future__ import annotations
@@ -59,8 +59,10 @@ def cases(networks: Sequence[str]) -> Iterator[Case]:
         for network in (name for name in networks if not name.startswith("digits")):
             if "clipped" in network:
                 yield from (_dual(network, t, seed) for t in STEPS if t <= 8)
+            elif "qcfs" in network:  # states its thresholds: one conversion gives every T
+                yield from (_published(network, 8 if seed else 32, seed), _solve(network, 8 if seed else 32, seed))
             else:
-                yield from _curves(network, 8 if seed else 32, seed)
+                yield from (_published(network, t, seed) for t in STEPS if t <= 8)
             yield from (_default(network, t, seed) for t in STEPS if t <= 8)
             yield from (_best(network, t, seed) for t in STEPS if t <= 4)
             if "resnet20_qcfs" in network:
@@ -76,10 +78,12 @@ def cases(networks: Sequence[str]) -> Iterator[Case]:
         yield from (_default(network, t, 0) for t in (16, 32))
 
 
-def _curves(network: str, steps: int, seed: int) -> Iterator[Case]:
-    """Integrate-and-fire neurons, whose one conversion gives every T up to `steps`."""
-    yield Case("reproduced", network, "published", steps, seed, 1000, PUBLISHED)
-    yield Case("reproduced", network, "solve", steps, seed, 256, {"neuron": "if", "gate": False, "gain": False})
+def _published(network: str, steps: int, seed: int) -> Case:
+    return Case("reproduced", network, "published", steps, seed, 1000, PUBLISHED)
+
+
+def _solve(network: str, steps: int, seed: int) -> Case:
+    return Case("reproduced", network, "solve", steps, seed, 256, {"neuron": "if", "gate": False, "gain": False})
 
 
 def _dual(network: str, steps: int, seed: int) -> Case:
@@ -115,7 +119,7 @@ HEAD = """# Reproduced
 Made by `tools/reproduce.py` from `docs/reproduced.jsonl`: networks that were trained for conversion (`models/`), with
 the published rule and with ours, on the 1,000 test images (of the digits 360); mean of the calibration seeds, +- their
 spread, and how many there are. *s*: seconds for a conversion with both evaluations, mean over the conversions of the
-row, on 2 CPU cores that did other work too; rows without it ran on a GPU, several at a time.
+row, on 2 CPU cores that did other work too; empty where several ran at a time on a GPU.
 
 One standard error is 0.9 points near 90 % and 1.6 near 50 %. Judge by the gain over the same network's row without
 biases, since accuracy at small T depends strongly on the checkpoint. Published rows are from an independent
@@ -131,7 +135,7 @@ def _rows(network: str, results: Sequence[dict[str, Any]]) -> list[dict[str, Any
     by_label: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
     for result in results:
         by_label[result["case"]["label"]].append(result)
-    curves = {label: _curve(found, "accuracy") for label, found in by_label.items()}
+    curves = {label: _curve(by_label[label], "accuracy") for label in LABELS if label in by_label}
     first = next((label for label in ("published", "dual", "binary") if label in by_label), None)
     rows = []
     if first is not None:
@@ -158,7 +162,7 @@ def _curve(results: Sequence[dict[str, Any]], what: str) -> dict[int, list[float
     found: defaultdict[int, dict[int, float]] = defaultdict(dict)
     for result in sorted(results, key=lambda r: r["case"]["steps"]):
         steps, seed = result["case"]["steps"], result["case"]["seed"]
-        whole = result["case"]["label"] in ("published", "solve")
+        whole = result["case"]["label"] in ("published", "solve") and "qcfs" in result["case"]["network"]
         for t in [t for t in STEPS if t <= steps] if whole else [steps]:
             found[t][seed] = result[what][t - 1]
     return {t: list(by_seed.values()) for t, by_seed in found.items()}
