@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -286,6 +287,12 @@ def main(
         while trainer.epoch < settings.epochs:
             begun = time.perf_counter()
             row = {"loss": trainer.run_epoch(training)}
+            if not math.isfinite(row["loss"]):
+                kept = f", '{output}' holds an earlier epoch" if output.exists() else ""
+                raise click.ClickException(
+                    f"training diverged: the loss of epoch {trainer.epoch} is {row['loss']}; "
+                    f"take a smaller --rate{kept}"
+                )
             if settings.validate:
                 row["held out"] = trainer.accuracy(held_out)
                 trainer.keep_best(row["held out"])

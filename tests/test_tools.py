@@ -70,6 +70,22 @@ def test_rules_meet_thresholds_in_a_table_per_t() -> None:
     assert "T = 4" not in text  # one threshold is no comparison
 
 
+def test_a_network_that_states_its_thresholds_has_its_curve_from_one_conversion() -> None:
+    reproduce = tool("reproduce")
+    names = ["cifar10_resnet34_qcfs8", "cifar10_mobilenetv2_relu6", "cifar10_resnet20_clipped"]
+    cases = [case for case in reproduce.cases(names) if case.label in ("published", "dual")]
+    steps = {(n, s): sorted(c.steps for c in cases if (c.network, c.seed) == (n, s)) for n in names for s in (0, 1)}
+    assert [steps[name, 0] for name in names] == [[32], [1, 2, 4, 8], [1, 2, 4, 8, 16, 32]]
+    assert [steps[name, 1] for name in names] == [[8], [1, 2, 4, 8], [1, 2, 4, 8]]
+
+    def row(network: str, t: int, accuracy: list[float]) -> dict[str, Any]:
+        return {"case": {"network": network, "label": "published", "steps": t, "seed": 0}, "accuracy": accuracy}
+
+    assert reproduce._curve([row(names[0], 4, [1.0, 2.0, 3.0, 4.0])], "accuracy") == {1: [1.0], 2: [2.0], 4: [4.0]}
+    single = [row(names[1], 2, [5.0, 6.0]), row(names[1], 1, [7.0])]
+    assert reproduce._curve(single, "accuracy") == {1: [7.0], 2: [6.0]}
+
+
 def test_forms_stand_side_by_side() -> None:
     benchmark = tool("benchmark")
     cases = [(1, "unrolled", 2.0), (1, "fused", 1.0), (32, "fused", 1.5)]

@@ -284,6 +284,13 @@ class TestTraining:
         assert "48 training images make no batch of 64" in done.output
         assert list(tmp_path.iterdir()) == []
 
+    def test_divergence_stops_and_nothing_broken_is_kept(self, models, pixels, tmp_path):
+        arguments = ["--data", pixels, "--batch", 16, "--epochs", 2, "--save-every", 1, "-o", tmp_path / "n.pt"]
+        done = CliRunner().invoke(models("train").main, list(map(str, [*arguments, "--rate", 1e30])))
+        assert done.exit_code == 1
+        assert "training diverged: the loss of epoch 1 is nan; take a smaller --rate" in done.output
+        assert list(tmp_path.iterdir()) == []
+
 
 class TestExport:
     @pytest.mark.parametrize("exporter", ["dynamo", "torchscript"])
