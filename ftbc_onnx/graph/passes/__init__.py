@@ -13,6 +13,7 @@ import onnx_graphsurgeon as gs
 
 from ftbc_onnx.graph.passes.constant_shapes import constant_shapes
 from ftbc_onnx.graph.passes.copy_axes import copy_axes
+from ftbc_onnx.graph.passes.dense_layers import dense_layers
 from ftbc_onnx.graph.passes.drop_noops import drop_noops
 from ftbc_onnx.graph.passes.fold_batchnorm import fold_batchnorm
 from ftbc_onnx.graph.passes.fold_constants import fold_constants
@@ -27,6 +28,7 @@ PASSES: tuple[Callable[[gs.Graph], int], ...] = (
     copy_axes,
     shrink_broadcasts,
     merge_clips,
+    dense_layers,
     fold_batchnorm,
     pool_first,
 )
