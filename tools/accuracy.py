@@ -116,6 +116,7 @@ def cases() -> Iterator[Case]:
         for t in (8, 32)
         for network, samples in NETWORKS.items()
     )
+    yield from (Case("default", RESNET, "default", t, seed) for seed in SEEDS for t in (4, 2, 1, 8))
     yield from (
         _neuron("refit", label, t, seed, refit=True) for seed in SEEDS for label, steps in REFIT.items() for t in steps
     )

@@ -130,6 +130,7 @@ def _defaults(results: Iterable[Result]) -> str:
         {
             "network": r["case"]["network"],
             "T": r["case"]["steps"],
+            "seed": r["case"]["seed"],
             "images": r["images"],
             "ANN": f"{r['ann']:.1f}",
             "chosen": r["neuron"],
@@ -137,7 +138,7 @@ def _defaults(results: Iterable[Result]) -> str:
             "no bias": f"{r['no_bias'][-1]:.1f}",
             **{f"t={t}": f"{r['accuracy'][t - 1]:.1f}" if t <= r["case"]["steps"] else "" for t in STEPS},
         }
-        for r in results
+        for r in sorted(results, key=lambda r: (r["case"]["network"], r["case"]["steps"], r["case"]["seed"]))
     ]
     return (
         "## Default options\n\n`ftbc-onnx convert MODEL -T T --calib-data ...`, nothing else: neuron, thresholds and "

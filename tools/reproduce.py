@@ -127,10 +127,10 @@ reproduction: trained on 50,000 images (ours: 30,000), other weights, 10,000 tes
 with alpha 0.4 as here. There is no published table for the other networks that was made in a comparable setting.
 
 Five networks are too large for this repository, or of no use beyond this table. They were trained on a GPU by
-`models/train.py` as those of `models/`, but for: ResNet-34 (QCFS, L = 8) 42 epochs; ResNet-18 and VGG-16 (linear layers
-of 512; QCFS, L = 4) 60 of 120 and 80 of 116 epochs, then 16 at a rate of 0.03 and 0.01; MobileNetV2 (ReLU6) 18 epochs at
-a rate of 0.05; the ViT (128 wide, 6 blocks; QCFS, L = 8, in its feed-forward layers) 64 epochs of AdamW at a rate of
-0.001, weight decay 0.05, thresholds from 4.
+`models/train.py` as those of `models/`, but for: ResNet-34 (QCFS, L = 8) 42 epochs; ResNet-18 and VGG-16 (linear
+layers of 512; QCFS, L = 4) 60 of 120 and 80 of 116 epochs, then 16 at a rate of 0.03 and 0.01; MobileNetV2 (ReLU6) 18
+epochs at a rate of 0.05; the ViT (128 wide, 6 blocks; QCFS, L = 8, in its feed-forward layers) 64 epochs of AdamW at a
+rate of 0.001, weight decay 0.05, thresholds from 4.
 
 """
 
