@@ -11,6 +11,7 @@ from pass_cases import Case, applied, cases
 from ftbc_onnx import convert
 from ftbc_onnx.graph.normalise import normalise
 from ftbc_onnx.graph.passes import dense_layers
+from ftbc_onnx.graph.sites import find_network
 
 IN = "g (float[N,3] x) => (float[N,4] y)"
 X = {"x": numbers(2, 3)}
@@ -22,8 +23,6 @@ W = {"w": numbers(3, 4, seed=1), "b": numbers(4, seed=2), "row": numbers(1, 4, s
     ("bias", f"{IN} {{ m = MatMul(x, w) y = Add(m, b) }}", 2, ["Gemm"]),
     ("bias-first", f"{IN} {{ m = MatMul(x, w) y = Add(b, m) }}", 2, ["Gemm"]),
     ("bias-as-a-row", f"{IN} {{ m = MatMul(x, w) y = Add(m, row) }}", 2, ["Gemm"]),
-    ("one-number", f"{IN} {{ m = MatMul(x, w) y = Add(m, one) }}", 2, ["Gemm"]),
-    ("no-axes", f"{IN} <float c = {{3}}> {{ m = MatMul(x, w) y = Add(m, c) }}", 2, ["Gemm"]),
     ("gemm-without-bias", f"{IN} {{ m = Gemm <alpha = 2.0, beta = 3.0> (x, w) y = Add(m, b) }}", 1, ["Gemm"]),
     ("then-something", f"{IN} {{ m = MatMul(x, w) a = Add(m, b) y = Relu(a) }}", 2, ["Gemm", "Relu"]),
 )
@@ -37,6 +36,8 @@ def test_dense_layers_becomes_one_gemm(case):
 @cases(
     ("second-bias", f"{IN} {{ m = MatMul(x, w) a = Add(m, b) y = Add(a, one) }}", 2, ["Gemm", "Add"]),
     ("gemm-with-bias", f"{IN} {{ m = Gemm(x, w, b) y = Add(m, b) }}", 0, ["Gemm", "Add"]),
+    ("one-number", f"{IN} {{ m = MatMul(x, w) y = Add(m, one) }}", 1, ["Gemm", "Add"]),
+    ("no-axes", f"{IN} <float c = {{3}}> {{ m = MatMul(x, w) y = Add(m, c) }}", 1, ["Gemm", "Add"]),
     ("read-twice", f"{IN} {{ m = MatMul(x, w) a = Add(m, b) y = Mul(a, m) }}", 1, ["Gemm", "Add", "Mul"]),
     ("added-to-itself", f"{IN} {{ m = MatMul(x, w) y = Add(m, m) }}", 1, ["Gemm", "Add"]),
     (
@@ -76,6 +77,15 @@ def test_dense_layers_keeps_the_bias_that_others_read():
     text = f"{IN} {{ m = MatMul(x, w) a = Add(m, b) c = Mul(a, b) n = MatMul(x, w) d = Add(n, b) y = Add(c, d) }}"
     after = applied(dense_layers, Case("", text, 4, ["Gemm", "Gemm", "Mul", "Add"]), feeds=X, **W)
     assert sorted(tensor.name for tensor in after.graph.initializer) == ["b", "w"]
+
+
+def test_the_half_of_a_qcfs_activation_is_no_bias():
+    """Its scale may be in the weights of the layer, so that nothing stands between."""
+    text = f"{IN} {{ m = MatMul(x, w) a = Add(m, half) f = Floor(a) c = Clip(f, zero, l) y = Mul(c, step) }}"
+    numbers_of = {"half": 0.5, "zero": 0.0, "l": 4.0, "step": 0.25}
+    model = parse(text, **W, **{name: np.float32(value) for name, value in numbers_of.items()})
+    (site,) = find_network(normalise(model).model).sites
+    assert (site.op_type, float(np.max(site.threshold))) == ("QCFS", 4.0)  # in the units of the sum
 
 
 def test_batchnorm_after_a_dense_layer_is_folded():

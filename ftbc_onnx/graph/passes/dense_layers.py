@@ -1,7 +1,8 @@
 """Write a dense layer as one Gemm, whoever exported it.
 
 1. y = MatMul(x, W) with x [N, K] and a constant W [K, M] becomes y = Gemm(x, W).
-2. y = Add(Gemm(x, W), b) or Add(b, Gemm(x, W)) with b a constant [M], [1, M] or one number becomes y = Gemm(x, W, b).
+2. y = Add(Gemm(x, W), b) or Add(b, Gemm(x, W)) with b a constant [M] or [1, M] becomes y = Gemm(x, W, b). One number
+   for all is no bias: it may be the 1/2 of a QCFS activation.
 
 Keras and scikit-learn write dense layers in this way; what is done with the layers of PyTorch (bias and threshold in
 the weights, fitting them again) is then done with theirs.
@@ -12,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from ftbc_onnx.graph.passes.surgery import bypass, constant_value, fits_into, new_constant, rank_of, sole_consumer
+from ftbc_onnx.graph.passes.surgery import bypass, constant_value, new_constant, rank_of, sole_consumer
 
 
 def dense_layers(graph: gs.Graph) -> int:
@@ -42,12 +43,10 @@ def _take_bias(graph: gs.Graph, layer: gs.Node) -> bool:
     position = 1 if add.inputs[0] is output else 0
     bias, width = add.inputs[position], output.shape and output.shape[-1]
     value = constant_value(bias)
-    if value is None or not isinstance(width, int) or not fits_into(bias, output):
+    if value is None or value.shape not in ((width,), (1, width)):
         return False
-    if any(length != 1 for length in value.shape[:-1]):
-        return False  # a row of its own for each sample
-    if value.shape != (width,):
-        bias = new_constant(graph, f"{bias.name}/row", np.broadcast_to(value.reshape(-1), (width,)).copy())
+    if value.ndim == 2:
+        bias = new_constant(graph, f"{bias.name}/row", value[0])
     if not bypass(graph, add, 1 - position):
         return False
     layer.attrs["beta"] = 1.0
