@@ -34,11 +34,11 @@ LABELS = {
     "no bias": "integrate-and-fire, no bias",
     "published": "published rule (alpha 0.4, 5 x 200 images)",
     "solve": "integrate-and-fire, rule solve",
-    "refit": "integrate-and-fire, layers fitted again (`--refit`)",
+    "dual": "signed (dual threshold), rule solve",
     "binary": "integrate-and-fire (`--neuron if`)",
+    "refit": "integrate-and-fire, layers fitted again (`--refit`)",
     "default": "default options",
     "best": "signed group of 15 levels",
-    "dual": "signed (dual threshold), rule solve",
 }
 FROM_PAPERS = {
     "cifar10_resnet20_qcfs8": (
