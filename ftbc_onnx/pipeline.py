@@ -30,7 +30,6 @@ from ftbc_onnx.graph.prepare import prepare
 from ftbc_onnx.graph.provenance import stamp
 from ftbc_onnx.graph.sites import Network
 from ftbc_onnx.graph.view import GraphView, count_nodes
-from ftbc_onnx.graph.weights import broken
 from ftbc_onnx.job import Job, Progress
 from ftbc_onnx.plan import SpikingPlan
 from ftbc_onnx.planning import calibration_batching, make_plan
@@ -200,7 +199,7 @@ def refuse(source: SourceModel, network: Network, strict: bool = False) -> None:
     """Stop before any long work if something cannot be converted.
 
     Raises:
-        ModelError: all refusals, weights that are NaN, or that there is nothing to convert.
+        ModelError: all refusals, or that there is nothing to convert.
     """
     if network.refusals:
         listed = "; ".join(map(str, network.refusals))
@@ -209,13 +208,6 @@ def refuse(source: SourceModel, network: Network, strict: bool = False) -> None:
     if strict and mixed:
         listed = ", ".join(f"{node.op_type} '{node.name}'" for node in mixed)
         raise ModelError(f"--strict: {len(mixed)} node(s) of '{source.name}' are no spike arithmetic: {listed}")
-    if wrong := broken(network.view.model):
-        wrong = broken(source.model) or wrong  # as the file calls them, unless they came about in folding
-        name, count = next(iter(wrong.items()))
-        raise ModelError(
-            f"{len(wrong)} weight(s) of '{source.name}' hold NaN, '{name}' first ({count} value(s)): its outputs mean "
-            "nothing, as after training that diverged; export a network that works"
-        )
     if not network.sites:
         raise ModelError(f"'{source.name}' has no activation to convert (Relu, Clip from 0, Max with 0 or QCFS)")
     if not any(name in network.temporal for name in network.view.output_names):

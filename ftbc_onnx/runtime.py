@@ -120,19 +120,23 @@ def _why_no_cuda(device: Device) -> str | None:
         ctypes.CDLL(driver)
     except OSError:
         return f"there is no NVIDIA driver on this machine ({driver} does not load)"
-    with _quiet():
-        try:
-            with contextlib.redirect_stdout(io.StringIO()):
-                ort.preload_dlls()
-            Session(probe_model(), device).run({"x": np.ones(1, np.float32)})
-        except Exception as error:  # a library that is missing is what is being found out
-            return str(error)
+    try:
+        with _quiet(), contextlib.redirect_stdout(io.StringIO()):
+            ort.preload_dlls()
+        session = Session(probe_model(), device)
+        with _quiet():
+            session.run({"x": np.ones(1, np.float32)})
+    except Exception as error:  # a library that is missing is what is being found out
+        return str(error)
     return None
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what onnxruntime writes past a session: missing libraries, and that CUDA is no plugin (from 1.26)."""
+    """Without what onnxruntime writes past a session: missing libraries, and that CUDA is no plugin (from 1.26).
+
+    Not to be nested. What the severity was cannot be asked for: afterwards it is onnxruntime's default.
+    """
     ort.set_default_logger_severity(4)
     try:
         yield

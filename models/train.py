@@ -158,6 +158,11 @@ class Trainer:
 
         return replay
 
+    def is_finite(self, loss: float) -> bool:
+        """Whether an epoch's loss and what it has left behind, weights and statistics, are numbers."""
+        state = self.net.state_dict().values()
+        return math.isfinite(loss) and all(bool(torch.isfinite(tensor).all()) for tensor in state)
+
     @torch.no_grad()
     def accuracy(self, data: Labelled) -> float:
         """Percentage of images whose largest output is at their label."""
@@ -195,7 +200,8 @@ class Trainer:
         """
         found = {**asdict(Settings()), **state["settings"]}  # a setting that is newer than the checkpoint
         if found != asdict(self.settings):
-            other = [name for name, value in asdict(self.settings).items() if found.get(name) != value]
+            mine = asdict(self.settings)
+            other = sorted(name for name in {*found, *mine} if found.get(name) != mine.get(name))
             raise click.UsageError(f"the checkpoint has other settings ({', '.join(other)}): name another file with -o")
         self.net.load_state_dict(state["last"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -287,11 +293,11 @@ def main(
         while trainer.epoch < settings.epochs:
             begun = time.perf_counter()
             row = {"loss": trainer.run_epoch(training)}
-            if not math.isfinite(row["loss"]):
-                kept = f", '{output}' holds an earlier epoch" if output.exists() else ""
+            if not trainer.is_finite(row["loss"]):
+                kept = f"; '{output}' holds an earlier epoch" if output.exists() else ""
                 raise click.ClickException(
-                    f"training diverged: the loss of epoch {trainer.epoch} is {row['loss']}; "
-                    f"take a smaller --rate{kept}"
+                    f"training diverged in epoch {trainer.epoch} (loss {row['loss']}): "
+                    f"take a smaller --rate and another -o{kept}"
                 )
             if settings.validate:
                 row["held out"] = trainer.accuracy(held_out)

@@ -521,13 +521,23 @@ class TestFailures:
         assert sorted(p.name for p in tmp_path.iterdir()) == ["data.npz", "r.onnx"]
 
     def test_weights_that_are_not_numbers(self, call: Caller, tmp_path: Path, data: Path) -> None:
-        """Infinite ones are no error: masks and open ceilings have them."""
-        model = parse("g (float[N,4] x) => (float[N,4] y) { m = Mul(x, w)  r = Relu(m)  y = Min(r, top) }")
-        values = {"w": np.float32([1, np.nan, 3, np.nan]), "top": np.float32(np.inf)}
-        model.graph.initializer.extend(onnx.numpy_helper.from_array(value, name) for name, value in values.items())
-        onnx.save(model, tmp_path / "nan.onnx")
-        fails(call("convert", tmp_path / "nan.onnx", "--calib-data", data), 3, "'w' first (2 value(s))", "1 weight(s)")
-        assert sorted(p.name for p in tmp_path.iterdir()) == ["data.npz", "nan.onnx"]
+        """Infinite ones are no error (masks and open ceilings have them), nor is a NaN that is only chosen from."""
+        text = (
+            "g (float[N,4] x) => (float[N,4] y) "
+            "{ m = Mul(x, w)  r = Relu(m)  s = Min(r, top)  p = Greater(s, x)  q = Where(p, s, other)  i = IsNaN(q) "
+            "y = Where(i, x, q) }"
+        )
+        for weight, name in ((np.nan, "nan.onnx"), (2.0, "right.onnx")):
+            model = parse(text)
+            values = {"w": np.float32([1, weight, 3, weight]), "top": np.float32(np.inf), "other": np.float32(np.nan)}
+            model.graph.initializer.extend(onnx.numpy_helper.from_array(value, key) for key, value in values.items())
+            model.graph.initializer.append(onnx.numpy_helper.from_array(np.float32([np.nan]), "unused"))
+            model.graph.node[0].name = "scale"
+            onnx.save(model, tmp_path / name)
+        reason = "Mul 'scale': 2 of the numbers in 'w' are NaN"
+        fails(call("convert", tmp_path / "nan.onnx", "--calib-data", data), 3, "1 node(s) refused", reason)
+        assert reason in " ".join(call("inspect", tmp_path / "nan.onnx").out.split())
+        assert json.loads(call("inspect", tmp_path / "right.onnx", "--json").out)["refusals"] == []
 
     @pytest.mark.parametrize(
         ("array", "part"),

@@ -64,13 +64,40 @@ def test_dense_layers_becomes_one_gemm(case):
         1,
         ["Gemm", "Add"],
     ),
+    (
+        "one-output",
+        "g (float[N,4] x) => (float[N,1] y) <float[1] half = {0.5}> { m = MatMul(x, wide) y = Add(m, half) }",
+        1,
+        ["Gemm", "Add"],
+    ),
     ("three-axes", "g (float[N,2,3] x) => (float[N,2,4] y) { m = MatMul(x, w) y = Add(m, b) }", 0, ["MatMul", "Add"]),
     ("weights-first", "g (float[4,N] x) => (float[3,N] y) { y = MatMul(w, x) }", 0, ["MatMul"]),
     ("weights-are-an-input", "g (float[N,3] x, float[3,4] v) => (float[N,4] y) { y = MatMul(x, v) }", 0, ["MatMul"]),
     ("integers", "g (int32[N,3] x) => (int32[N,1] y) <int32[3,1] v = {1, 2, 3}> { y = MatMul(x, v) }", 0, ["MatMul"]),
 )
 def test_dense_layers_leaves_alone(case):
-    applied(dense_layers, case, **W, rows=numbers(2, 4, seed=4))
+    applied(dense_layers, case, **W, rows=numbers(2, 4, seed=4), wide=numbers(4, 1, seed=5))
+
+
+def test_dense_layers_leaves_an_add_in_a_body_alone():
+    text = (
+        f"{IN} <float zero = {{0}}> {{ k = ReduceMean <keepdims = 0> (x) c = Greater(k, zero) m = MatMul(x, w) "
+        "n = MatMul(x, w) y = If (c) <"
+        "then_branch = then () => (float[N,4] a) { a = Add(m, b) }, "
+        "else_branch = else () => (float[N,4] s) { s = Mul(n, n) }> }"
+    )
+    case = Case("", text, 2, ["ReduceMean", "Gemm", "Gemm", "Greater", "If"])
+    applied(dense_layers, case, feeds=X, **W)
+
+
+def test_the_layer_is_called_as_the_add_was():
+    """Where people cut: `--until` the node before the softmax."""
+    text = f"{IN} {{ m = MatMul(x, w) a = Add(m, b) r = Relu(a) n = MatMul(r, v) y = Add(n, b) }}"
+    model = parse(text, **W, v=numbers(4, 4, seed=6))
+    for node, name in zip(model.graph.node, ("d1", "a1", "r1", "d2", "a2"), strict=True):
+        node.name = name
+    assert [node.name for node in normalise(model).model.graph.node] == ["a1", "r1", "a2"]
+    assert convert(model, numbers(64, 3), until="a2", steps=2).report["sites"][0]["name"] == "r1"
 
 
 def test_dense_layers_keeps_the_bias_that_others_read():

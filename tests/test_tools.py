@@ -72,7 +72,7 @@ def test_rules_meet_thresholds_in_a_table_per_t() -> None:
 
 def test_a_network_that_states_its_thresholds_has_its_curve_from_one_conversion() -> None:
     reproduce = tool("reproduce")
-    names = ["cifar10_resnet34_qcfs8", "cifar10_mobilenetv2_relu6", "cifar10_resnet20_clipped"]
+    names = ["cifar10_resnet34_qcfs8", "cifar10_vit_qcfs8", "cifar10_resnet20_clipped"]
     cases = [case for case in reproduce.cases(names) if case.label in ("published", "dual")]
     steps = {(n, s): sorted(c.steps for c in cases if (c.network, c.seed) == (n, s)) for n in names for s in (0, 1)}
     assert [steps[name, 0] for name in names] == [[32], [1, 2, 4, 8], [1, 2, 4, 8, 16, 32]]

@@ -288,8 +288,18 @@ class TestTraining:
         arguments = ["--data", pixels, "--batch", 16, "--epochs", 2, "--save-every", 1, "-o", tmp_path / "n.pt"]
         done = CliRunner().invoke(models("train").main, list(map(str, [*arguments, "--rate", 1e30])))
         assert done.exit_code == 1
-        assert "training diverged: the loss of epoch 1 is nan; take a smaller --rate" in done.output
+        assert "training diverged in epoch 1 (loss nan): take a smaller --rate and another -o" in done.output
         assert list(tmp_path.iterdir()) == []
+
+    @pytest.mark.parametrize("kind", ["parameters", "buffers"])
+    def test_what_the_last_step_has_broken_is_noticed(self, models, kind):
+        """The loss of an epoch says nothing of the step after its last batch."""
+        trainer = self.trainer(models, self.settings(models))
+        assert trainer.is_finite(1.0)
+        assert not trainer.is_finite(float("nan"))
+        with torch.no_grad():
+            next(tensor for tensor in getattr(trainer.net, kind)() if tensor.ndim)[-1] = float("inf")
+        assert not trainer.is_finite(1.0)
 
 
 class TestExport:

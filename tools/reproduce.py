@@ -5,9 +5,9 @@
 
 FOLDER is described in `real_data.py`. Every conversion is a line of docs/reproduced.jsonl; what is there is not done
 again. Calibration images come from the training set (seed s: another draw of them), test images judge and choose
-nothing. QCFS networks state their thresholds, and neither the published rule nor `solve` looks ahead, so one conversion
-with T = 32 gives the whole curve of their integrate-and-fire neurons; whatever is chosen by T has a conversion for
-every T.
+nothing. Convolutional QCFS networks state their thresholds, and neither the published rule nor `solve` looks ahead, so
+one conversion with T = 32 gives the whole curve of their integrate-and-fire neurons; whatever is chosen by T has a
+conversion for every T.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def cases(networks: Sequence[str]) -> Iterator[Case]:
         for network in (name for name in networks if not name.startswith("digits")):
             if "clipped" in network:
                 yield from (_dual(network, t, seed) for t in STEPS if t <= 8)
-            elif "qcfs" in network:  # states its thresholds: one conversion gives every T
+            elif states_thresholds(network):  # one conversion gives every T
                 yield from (_published(network, 8 if seed else 32, seed), _solve(network, 8 if seed else 32, seed))
             else:
                 yield from (_published(network, t, seed) for t in STEPS if t <= 8)
@@ -76,6 +76,11 @@ def cases(networks: Sequence[str]) -> Iterator[Case]:
             yield from (_dual(network, t, 0) for t in (16, 32))
         yield from (_best(network, t, 0) for t in (8, 16, 32))
         yield from (_default(network, t, 0) for t in (16, 32))
+
+
+def states_thresholds(network: str) -> bool:
+    """Whether all sites of a network do: those before the products of a transformer are no QCFS."""
+    return "qcfs" in network and "vit" not in network
 
 
 def _published(network: str, steps: int, seed: int) -> Case:
@@ -166,7 +171,7 @@ def _curve(results: Sequence[dict[str, Any]], what: str) -> dict[int, list[float
     found: defaultdict[int, dict[int, float]] = defaultdict(dict)
     for result in sorted(results, key=lambda r: r["case"]["steps"]):
         steps, seed = result["case"]["steps"], result["case"]["seed"]
-        whole = result["case"]["label"] in ("published", "solve") and "qcfs" in result["case"]["network"]
+        whole = result["case"]["label"] in ("published", "solve") and states_thresholds(result["case"]["network"])
         for t in [t for t in STEPS if t <= steps] if whole else [steps]:
             found[t][seed] = result[what][t - 1]
     return {t: list(by_seed.values()) for t, by_seed in found.items()}

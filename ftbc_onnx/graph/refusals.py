@@ -6,9 +6,12 @@ from collections.abc import Iterable
 
 import onnx
 
-from ftbc_onnx.graph.classes import CONTROL_FLOW, RANDOM, NodeClass
+from ftbc_onnx.graph.classes import CONTROL_FLOW, RANDOM, WEIGHTED, NodeClass
 from ftbc_onnx.graph.view import GraphView, node_inputs
+from ftbc_onnx.graph.weights import count_nan
 from ftbc_onnx.plan import Refusal, SpikingSite
+
+_COMPUTES = WEIGHTED | {"Add", "Sub", "Mul", "Div", "Max", "Min", "PRelu"}
 
 
 def refuse_node(view: GraphView, node: onnx.NodeProto, kind: NodeClass, temporal: Iterable[str]) -> Refusal | None:
@@ -21,6 +24,8 @@ def refuse_node(view: GraphView, node: onnx.NodeProto, kind: NodeClass, temporal
         reason = "its output is random"
     elif touches and node.op_type in CONTROL_FLOW:
         reason = f"control flow that depends on spikes ('{sorted(touches)[0]}') cannot be unrolled"
+    else:
+        reason = _broken(view, node)
     return None if reason is None else Refusal(node.name, node.op_type, reason)
 
 
@@ -32,6 +37,17 @@ def refuse_site(view: GraphView, site: SpikingSite) -> Refusal | None:
     found = onnx.TensorProto.DataType.Name(kind).lower()
     reason = f"its input is {found}, and neurons are float32: export the model in float32"
     return Refusal(site.name, site.op_type, reason)
+
+
+def _broken(view: GraphView, node: onnx.NodeProto) -> str | None:
+    """That a node computes with numbers that are NaN. (A Where may have NaN to choose from.)"""
+    if node.op_type not in _COMPUTES:
+        return None
+    counts = {name: count_nan(view.initializers[name]) for name in node.input if name in view.initializers}
+    broken = next((name for name, count in counts.items() if count), None)
+    if broken is None:
+        return None
+    return f"{counts[broken]} of the numbers in '{broken}' are NaN, as after training that diverged"
 
 
 def _drops(view: GraphView, node: onnx.NodeProto) -> bool:
