@@ -86,6 +86,11 @@ def test_a_network_that_states_its_thresholds_has_its_curve_from_one_conversion(
     assert reproduce._curve(single, "accuracy") == {1: [7.0], 2: [6.0]}
 
 
+def test_gains_are_shares_of_the_gap_to_the_ann_where_there_is_one() -> None:
+    closed = tool("reproduce")._closed(90.0, {1: 40.0, 2: 89.0, 4: 86.0}, {1: 65.0, 2: 90.0, 4: 85.0})
+    assert closed == {1: "50", 4: "-25"}
+
+
 def test_forms_stand_side_by_side() -> None:
     benchmark = tool("benchmark")
     cases = [(1, "unrolled", 2.0), (1, "fused", 1.0), (32, "fused", 1.5)]
