@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cli_cases import Caller, call, fails  # noqa: F401 - call is a fixture
 from networks import CALIBRATION, QCFS, RELU, TEST, digits
 from onnx import numpy_helper
-from test_cli import Caller, call, fails  # noqa: F401 - call is a fixture
 
 from ftbc_onnx import ConvertConfig, DataError, convert, trials
 from ftbc_onnx.cli import cli

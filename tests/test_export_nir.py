@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from cli_cases import fails, run_module
 from helpers import eighths, parse
 from networks import QCFS, RELU, TEST
-from test_cli import fails, run_module
 
 from ftbc_onnx import convert
 from ftbc_onnx.errors import ConfigError, DataError, FtbcError, ModelError

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from emit_cases import NETS, feeds_of, network_of, plan_of
 from helpers import assert_valid, numbers, parse, run
 from networks import RELU, SPECS, digits, random_plan
 from networks import network_of as network_from
-from test_emit import NETS, feeds_of, network_of, plan_of
 
 from ftbc_onnx import ModelError, convert
 from ftbc_onnx.evaluate import evaluate_file

@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy as np
 import onnx
 import pytest
+from emit_cases import NETS, feeds_of, network_of, plan_of
 from helpers import assert_valid, numbers, parse, run
 from networks import RELU, SPECS, digits, inputs, random_plan, residual
 from networks import network_of as network_from
-from test_emit import NETS, feeds_of, network_of, plan_of
 
 from ftbc_onnx import ConfigError, convert
 from ftbc_onnx.config import FUSE

@@ -11,10 +11,10 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from emit_cases import NETS, feeds_of, network_of, plan_of
 from helpers import assert_valid, numbers, parse, run
 from networks import CALIBRATION, QCFS, RELU, SPECS, TEST, digits, inputs, random_plan, residual
 from networks import network_of as network_from
-from test_emit import NETS, feeds_of, network_of, plan_of
 
 from ftbc_onnx import ConfigError, DataError, ModelError, StepRunner, convert
 from ftbc_onnx.early_exit import decisions, steps_used

@@ -71,7 +71,7 @@ def _condition(rule: Linear) -> str:
 def page() -> str:
     """The text of docs/coverage.md."""
     tests = ROOT / "tests"
-    paths = [*sorted((tests / "corpus").glob("*.py")), *sorted(tests.glob("test_*.py"))]
+    paths = [path for names in ("corpus/*.py", "*_cases.py", "test_*.py") for path in sorted(tests.glob(names))]
     texts = {
         ".".join(path.relative_to(tests).with_suffix("").parts): path.read_text(encoding="utf-8") for path in paths
     }

@@ -1,0 +1,68 @@
+"""`ftbc-onnx evaluate`, and the labels of evaluation data: the curve, and data or networks that do not fit."""
+
+# ruff: noqa: F811 - arguments have the names of fixtures, which are imported
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cli_cases import Caller, ann, call, data, fails, snn  # noqa: F401 - fixtures
+from networks import QCFS, RELU, TEST, digits
+
+
+class TestEvaluate:
+    def test_prints_the_curve(self, call: Caller, snn: Path) -> None:
+        done = call("evaluate", snn, "--eval-data", TEST, "--ann", RELU)
+        assert (done.code, done.err) == (0, "")
+        assert "360 samples of digits_test.npz, ANN 100.00 %" in done.out
+        assert done.out.startswith("device c")
+
+    def test_json(self, call: Caller, snn: Path) -> None:
+        done = call("evaluate", snn, "--eval-data", TEST, "--samples", 50, "--json", "--device", "cpu")
+        report = json.loads(done.out)
+        assert report["samples"] == 50
+        assert len(report["accuracy"]) == 3
+        assert report["ann_accuracy"] is None
+        assert report["device"] == "cpu"
+
+    def test_label_offset(self, call: Caller, snn: Path, tmp_path: Path) -> None:
+        images, labels = digits("test", 40)
+        np.savez(tmp_path / "shifted.npz", image=images, label=labels + 1)
+        shifted = call("evaluate", snn, "--eval-data", tmp_path / "shifted.npz", "--label-offset", -1, "--json")
+        plain = call("evaluate", snn, "--eval-data", TEST, "--samples", 40, "--json")
+        assert json.loads(shifted.out)["accuracy"] == json.loads(plain.out)["accuracy"]
+
+    def test_an_ann_is_refused(self, call: Caller) -> None:
+        fails(call("evaluate", RELU, "--eval-data", TEST), 3, "is no spiking network made by ftbc-onnx")
+
+    def test_another_ann_is_refused(self, call: Caller, snn: Path) -> None:
+        fails(call("evaluate", snn, "--eval-data", TEST, "--ann", QCFS), 3, "was not made from", "digests differ")
+
+    def test_labels_that_do_not_fit(self, call: Caller, snn: Path) -> None:
+        fails(call("evaluate", snn, "--eval-data", TEST, "--label-offset", 5), 4, "is no class of output 'logits'")
+
+    def test_without_data(self, call: Caller, snn: Path) -> None:
+        fails(call("evaluate", snn), 2, "--eval-data")
+
+    @pytest.mark.parametrize("option", ["--samples", "--batch-size"])
+    def test_numbers_from_one(self, call: Caller, snn: Path, option: str) -> None:
+        fails(call("evaluate", snn, "--eval-data", TEST, option, 0), 2, "is 0: it must be a whole number, at least 1")
+
+
+class TestLabels:
+    """Of evaluation data that have none, or others."""
+
+    def test_beside_the_data(self, call: Caller, ann: Path, data: Path, tmp_path: Path) -> None:
+        with np.load(data) as file:
+            np.save(tmp_path / "x.npy", file["x"]), np.save(tmp_path / "y.npy", file["labels"])
+        out = tmp_path / "snn.onnx"
+        base = ("convert", ann, "-T", 2, "--calib-data", data, "-o", out, "--json")
+        expected = json.loads(call(*base, "--eval-data", data).out)["evaluation"]["accuracy"]
+        beside = ("--eval-data", tmp_path / "x.npy", "--labels", tmp_path / "y.npy")
+        assert json.loads(call(*base, *beside).out)["evaluation"]["accuracy"] == expected
+        assert json.loads(call("evaluate", out, *beside, "--json").out)["accuracy"] == expected
+        fails(call(*base, "--labels", tmp_path / "y.npy"), 2, "those of --eval-data, which is not given")
+        fails(call(*base, *beside[:3], tmp_path / "y.csv"), 4, "y.csv: a table lists image files")

@@ -1,0 +1,105 @@
+"""`ftbc-onnx report` and `convert --report`: what is printed, which files are written, and what is no report."""
+
+# ruff: noqa: F811 - arguments have the names of fixtures, which are imported
+
+from __future__ import annotations
+
+import html
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from cli_cases import Caller, ann, call, data, fails, snn  # noqa: F401 - fixtures
+
+from ftbc_onnx import page
+
+
+class TestReport:
+    """Pages themselves are the matter of `test_page`."""
+
+    @pytest.fixture
+    def saved(self, call: Caller, ann: Path, data: Path) -> Path:
+        done = call("convert", ann, "-T", 2, "--calib-data", data, "--eval-data", data, "--json")
+        data.with_name("r.json").write_text(done.out)
+        return data.with_name("r.json")
+
+    def test_convert_writes_the_page(self, call: Caller, ann: Path, data: Path, tmp_path: Path) -> None:
+        pytest.importorskip("matplotlib"), pytest.importorskip("jinja2")
+        page = tmp_path / "a page.html"
+        done = call("convert", ann, "-T", 2, "--calib-data", data, "--eval-data", data, "--report", page)
+        assert (done.code, done.err) == (0, "")
+        assert f"wrote {page} (0." in done.out
+        command = f"ftbc-onnx convert {ann} -T 2 --calib-data {data} --eval-data {data} --report '{page}'"
+        assert html.escape(command).replace("&#x27;", "&#39;") in page.read_text(encoding="utf-8")
+
+    def test_later_it_is_the_same_page(self, call: Caller, ann: Path, data: Path, tmp_path: Path) -> None:
+        pytest.importorskip("matplotlib"), pytest.importorskip("jinja2")
+        done = call("convert", ann, "-T", 2, "--calib-data", data, "--json", "--report", tmp_path / "a.html")
+        saved = tmp_path / "r.json"
+        saved.write_text(done.out)
+        done = call("report", saved, "-o", tmp_path / "b.html", "--png", tmp_path / "figures")
+        assert (done.code, done.err) == (0, "")
+        assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
+        written = [tmp_path / "b.html", *sorted((tmp_path / "figures").glob("*.png"))]
+        assert len(written) == 6
+        assert sorted(done.out.splitlines()) == sorted(f"wrote {path}" for path in written)
+
+    def test_without_a_page_it_is_what_convert_prints(self, call: Caller, ann: Path, data: Path, saved: Path) -> None:
+        first = call("convert", ann, "-T", 2, "--calib-data", data, "--eval-data", data).out.splitlines()[:-1]
+        second = call("report", saved).out.splitlines()
+        assert [line for line in second if "batch(es)" not in line] == [x for x in first if "batch(es)" not in x]
+        assert json.loads(saved.read_text())["summary"][1:]
+        for sentence in json.loads(saved.read_text())["summary"][1:]:
+            assert sentence in second
+
+    def test_from_stdin(self, call: Caller, saved: Path) -> None:
+        command = [sys.executable, "-m", "ftbc_onnx", "report", "-"]
+        done = subprocess.run(command, input=saved.read_text(), capture_output=True, text=True, timeout=120, check=True)
+        assert (done.stdout, done.stderr) == (call("report", saved).out, "")
+
+    @pytest.mark.parametrize("content", [b"\xff\x00", b"nothing", b"[]", b"{}", b'{"sites": 3}'])
+    def test_what_is_no_report(self, call: Caller, tmp_path: Path, content: bytes) -> None:
+        (tmp_path / "r.json").write_bytes(content)
+        fails(call("report", tmp_path / "r.json"), 2, "r.json' is no ", "ftbc-onnx convert --json")
+
+    def test_of_another_version(self, call: Caller, saved: Path) -> None:
+        report = json.loads(saved.read_text())
+        del report["evaluation"]["sites"]["r2"]["rate_range"]
+        saved.write_text(json.dumps(report))
+        fails(
+            call("report", saved), 2, "no report of a conversion by this version (a measured site without 'rate_range')"
+        )
+
+    def test_a_network_is_none(self, call: Caller, snn: Path) -> None:
+        fails(call("report", snn), 2, "is no JSON")
+
+    def test_without_the_libraries(
+        self, call: Caller, ann: Path, data: Path, saved: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Known before the conversion starts."""
+        monkeypatch.setattr(page, "find_spec", lambda _: None)
+        target = ann.with_name("o.onnx")
+        done = call("convert", ann, "--calib-data", data, "-o", target, "--report", ann.with_name("r.html"))
+        fails(done, 2, "takes matplotlib and jinja2: pip install 'ftbc-onnx[report]'")
+        assert not target.exists()
+        fails(call("report", saved, "-o", ann.with_name("r.html")), 2, "pip install 'ftbc-onnx[report]'")
+        assert call("report", saved).code == 0
+
+    @pytest.mark.parametrize(
+        ("name", "said"),
+        [
+            ("net.onnx", "exists and is no .html file"),
+            (".", "is a folder"),
+            ("none/r.html", "does not exist: create it first"),
+            ("new.onnx", "is the name of the converted model"),
+        ],
+    )
+    def test_targets_that_cannot_be_meant(self, call: Caller, ann: Path, data: Path, name: str, said: str) -> None:
+        before = ann.read_bytes()
+        target = ann.with_name("new.onnx")
+        done = call("convert", ann, "--calib-data", data, "-o", target, "--report", ann.parent / name)
+        fails(done, 2, "--report '", said)
+        assert ann.read_bytes() == before
+        assert not target.exists()

@@ -1,0 +1,93 @@
+"""What the conversion refuses before any work: nodes, data and options."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from helpers import numbers, parse
+from networks import inputs, residual
+from pipeline_cases import quick, working
+
+from ftbc_onnx import ConfigError, ConvertConfig, DataError, ModelError, VerificationError, convert, pipeline
+
+REFUSED = """g (float[N,4] x) => (float[N,4] y)
+    { r = Relu(x)  a = Bernoulli(r)  b = RandomNormalLike(r)  c = org.acme.Gate(r)  y = Sum(a, b, c) }"""
+
+
+class TestRefusals:
+    def test_all_of_them_at_once_before_any_work(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        begun = working(monkeypatch)
+        with pytest.raises(ModelError) as caught:
+            convert(parse(REFUSED, domains='"org.acme" : 1'), numbers(8, 4))
+        message = str(caught.value)
+        assert "3 node(s) refused" in message
+        for op in ("Bernoulli 'a'", "RandomNormalLike 'b'", "Gate 'c'"):
+            assert op in message
+        assert "\n" not in message
+        assert not begun
+
+    def test_nothing_to_convert(self) -> None:
+        with pytest.raises(ModelError, match="has no activation to convert"):
+            convert(parse("g (float[N,4] x) => (float[N,4] y) { y = Add(x, x) }"), numbers(8, 4))
+
+    def test_no_output_behind_an_activation(self) -> None:
+        text = "g (float[N,4] x) => (float[N,4] y) { r = Relu(x)  s = Shape(r)  y = Expand(x, s) }"
+        with pytest.raises(ModelError, match=r"no output of 'g' depends on an activation|has no activation to convert"):
+            convert(parse(text), numbers(8, 4))
+
+    def test_data_that_do_not_fit_before_any_work(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        begun = working(monkeypatch)
+        with pytest.raises(DataError, match=r"\[N, 2, 4, 4\]"):
+            quick(data=numbers(16, 3, 4, 4))
+        with pytest.raises(DataError, match="evaluation data"):
+            quick(eval_data=numbers(16, 3, 4, 4))
+        with pytest.raises(DataError, match="16 samples, fewer than one batch of 17: use --batch-size 16 or less"):
+            quick(batch_size=17)
+        assert not begun
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"stepz": 4}, "unknown option 'stepz': did you mean 'steps'?"),
+            ({"treshold": "max"}, "unknown option 'treshold': did you mean 'threshold'?"),
+            ({"qqq": 1}, "unknown option 'qqq': the options are steps, neuron"),
+            ({"steps": 0}, "T (steps) is 0: it must be a whole number, at least 1"),
+            ({"steps": 2.5}, "T (steps) is 2.5"),
+            ({"steps": True}, "T (steps) is True"),
+            ({"steps": None}, "T (steps) is None"),
+            ({"calib_samples": -1}, "calib_samples is -1"),
+            ({"batch_size": 0}, "batch_size is 0"),
+            ({"threshold": "mean"}, "threshold is 'mean'"),
+            ({"rule": "solv"}, "rule is 'solv' (did you mean 'solve'?): choose one of solve, paper, none"),
+            ({"percentile": 0}, "percentile is 0: it must be above 0 and at most 100"),
+            ({"percentile": 101.0}, "percentile is 101.0"),
+            ({"percentile": float("nan")}, "percentile is nan"),
+            ({"percentile": "99"}, "percentile is 99"),
+            ({"alpha": -0.4}, "alpha is -0.4: it must be a positive number"),
+            ({"alpha": float("inf")}, "alpha is inf"),
+            ({"alpha": None}, "alpha is None"),
+            ({"per_channel": "no"}, "per_channel is 'no': it must be True or False"),
+            ({"neuron": "lif"}, "unknown neuron 'lif' (did you mean 'if'?): choose one of if, signed"),
+        ],
+    )
+    def test_options(self, options: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        begun = working(monkeypatch)
+        with pytest.raises(ConfigError) as caught:
+            convert(residual(), inputs(16), **options)
+        assert str(caught.value).startswith(message)
+        assert not begun
+
+    def test_options_beside_a_config(self) -> None:
+        with pytest.raises(ConfigError, match="option 'steps' is given beside a config"):
+            convert(residual(), inputs(16), config=ConvertConfig(), steps=4)
+
+    def test_a_model_that_is_not_its_plan_is_not_given_back(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def tampered(network: Any, plan: Any, form: str, **_: Any) -> Any:
+            return emit(network, plan.without_biases(), form)
+
+        emit = pipeline.emit
+        monkeypatch.setattr(pipeline, "emit", tampered)
+        with pytest.raises(VerificationError):
+            quick(gate=False)
+        assert quick(verify=False).report["verification"] is None

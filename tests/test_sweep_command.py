@@ -1,0 +1,105 @@
+"""`ftbc-onnx sweep`: what it prints, mistakes, and Ctrl-C."""
+
+# ruff: noqa: F811 - arguments have the names of fixtures, which are imported
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from networks import CALIBRATION, RELU, TEST
+from sweep_cases import calib, judged, net  # noqa: F401 - fixtures
+
+from ftbc_onnx import cli
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "ftbc_onnx", "sweep", *map(str, arguments)]
+
+
+def call(*arguments: object) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "COLUMNS": "200"}
+    return subprocess.run(
+        command(*arguments), capture_output=True, text=True, timeout=300, check=False, env=environment
+    )
+
+
+def test_the_command(net: Path, calib: Path, judged: Path) -> None:
+    given = (net, "--calib-data", calib, "--eval-data", judged, "-T", "1,3", "--neuron", "if", "--threshold", "mse")
+    first = call(*given, "--workers", "2")
+    assert first.returncode == 0, first.stderr
+    assert "net.onnx: 2 points on 10 calibration samples held back" in first.stdout
+    assert "2 results in" in first.stdout
+    assert " 0 of them from before" in first.stdout
+    rows = [line for line in first.stdout.splitlines() if line.startswith("│") and " if " in line]
+    assert len(rows) == 2
+    assert rows[0].startswith("│ *")
+    second = call(*given, "--json", "--workers", "1")
+    found = json.loads(second.stdout)
+    assert found["resumed"] == 2
+    assert found["results"] == str(net.with_name("net.sweep.jsonl"))
+    assert [point["pareto"] for point in found["points"]] == [row.startswith("│ *") for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("more", "code", "message"),
+    [
+        (("-T", "1,b"), 2, "-T '1,b': 'b' is no whole number from 1"),
+        (("--workers", "0"), 2, "workers is 0: it must be a whole number, at least 1"),
+        (("--gpus", "1"), 2, "--gpus goes with --ray or --ray-address"),
+        (("--ray-address", "auto", "--workers", "2"), 2, "--workers goes without --ray-address"),
+        (("--device", "tpu"), 6, "unknown device 'tpu'"),
+        (("--results", RELU), 2, "is no result of a sweep: give another file"),
+    ],
+)
+def test_mistakes_are_one_line(
+    net: Path,
+    calib: Path,
+    more: tuple[object, ...],
+    code: int,
+    message: str,
+    *,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["ftbc-onnx", "sweep", *map(str, (net, "--calib-data", calib, *more))])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == code
+    out, err = capsys.readouterr()
+    assert out == ""
+    (line,) = err.splitlines()
+    assert message in line
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGINT for a group of processes")
+def test_ctrl_c_and_on_again(tmp_path: Path) -> None:
+    path = tmp_path / "r.jsonl"
+    given = (RELU, "--calib-data", CALIBRATION, "--eval-data", TEST, "--results", path, "--workers", "2")
+    grid = ("-T", "1,2,3,4,5,6,7,8", "--neuron", "if,signed-group", "--threshold", "mse", "--rule", "solve,none")
+    running = subprocess.Popen(
+        command(*given, *grid), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    deadline = time.monotonic() + 200
+    while not (path.exists() and path.read_bytes().count(b"\n") >= 2):
+        assert running.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.killpg(running.pid, signal.SIGINT)
+    out, err = running.communicate(timeout=60)
+    assert running.returncode == 130
+    assert out == ""
+    (line,) = err.splitlines()
+    assert "of 32 points are done" in line
+    assert "the same command goes on" in line
+    kept = path.read_bytes().count(b"\n")
+    assert 2 <= kept < 32
+    again = call(*given, "-T", "1", "--neuron", "if", "--threshold", "mse", "--rule", "solve,none", "--json")
+    assert again.returncode == 0, again.stderr
+    assert json.loads(again.stdout)["resumed"] >= 1

@@ -1,0 +1,60 @@
+"""The images that networks are trained on: arrays, grids and folders."""
+
+# ruff: noqa: F811 - arguments have the names of fixtures, which are imported
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+from training_cases import models, pixels, torch  # noqa: F401 - fixtures
+
+
+class TestData:
+    def test_arrays_in_both_layouts(self, models, pixels, tmp_path):
+        read = models("image_data").read
+        with np.load(pixels) as arrays:
+            np.savez(tmp_path / "other.npz", image=arrays["x"].transpose(0, 3, 1, 2), label=arrays["y"])
+            expected = arrays["x"].transpose(0, 3, 1, 2)
+        for path in (pixels, tmp_path / "other.npz"):
+            found = read(path, "train")
+            np.testing.assert_array_equal(found.image, expected)
+            assert found.label.dtype == torch.int64
+
+    def test_grids(self, models, tmp_path):
+        rng = np.random.default_rng(1)
+        tiles = rng.integers(0, 256, (2, 100, 32, 32, 3), dtype=np.uint8)  # two rows of a hundred
+        grid = tiles.transpose(0, 2, 1, 3, 4).reshape(64, 3200, 3)
+        for name, part in (("cifar10_test", "test"), ("cifar10_train_0", "train"), ("cifar10_train_1", "train")):
+            Image.fromarray(grid).save(tmp_path / f"{name}.webp", lossless=True, exact=True)
+            count = 400 if part == "train" else 200
+            np.save(tmp_path / f"cifar10_{part}_labels.npy", (np.arange(count) % 10).astype(np.uint8))
+        found = models("image_data").read(tmp_path, "train")
+        assert found.image.shape == (400, 3, 32, 32)
+        np.testing.assert_array_equal(found.image[:200], tiles.reshape(200, 32, 32, 3).transpose(0, 3, 1, 2))
+        assert len(models("image_data").read(tmp_path, "test").label) == 200
+
+    def test_a_folder_per_class(self, models, tmp_path):
+        for label, colour in enumerate(((255, 0, 0), (0, 0, 255))):
+            (tmp_path / "train" / f"class{label}").mkdir(parents=True)
+            Image.new("RGB", (40, 40), colour).save(tmp_path / "train" / f"class{label}" / "a.png")
+        found = models("image_data").read(tmp_path, "train", side=32)
+        assert found.image.shape == (2, 3, 32, 32)
+        assert found.image[:, :, 0, 0].tolist() == [[255, 0, 0], [0, 0, 255]]
+        assert found.label.tolist() == [0, 1]
+
+    def test_normalisation(self, models):
+        image = torch.tensor([0, 255, 128], dtype=torch.uint8).view(1, 3, 1, 1)
+        expected = [(0 - 0.485) / 0.229, (1 - 0.456) / 0.224, (128 / 255 - 0.406) / 0.225]
+        assert models("image_data").normalised(image).flatten().tolist() == pytest.approx(expected, rel=1e-6)
+
+    def test_what_is_no_data_is_named(self, models, tmp_path):
+        read = models("image_data").read
+        with pytest.raises(ValueError, match="has no 'train' images"):
+            read(tmp_path, "train")
+        np.savez(tmp_path / "odd.npz", a=np.zeros(3))
+        with pytest.raises(ValueError, match="has arrays a; x or image"):
+            read(tmp_path / "odd.npz", "train")
+        np.savez(tmp_path / "float.npz", x=np.zeros((3, 4, 4, 3)), y=np.zeros(3))
+        with pytest.raises(ValueError, match="uint8"):
+            read(tmp_path / "float.npz", "train")
