@@ -37,7 +37,8 @@ python tools/accuracy.py --data FOLDER      # measures what is missing there, th
 python tools/accuracy.py --write            # only writes it
 ```
 
-Setting: 2 CPU cores, onnxruntime on the CPU provider; accuracy and counts do not depend on the load of the machine.
+Setting: onnxruntime on the CPU provider, 2 cores (nine conversions with T = 32 and other seeds than the first: one core
+of another machine each); accuracy and counts do not depend on the load of the machine.
 ResNet-20 is the plain-ReLU network for CIFAR-10 (ANN 91.5 % on 1,000 test images; one standard error near 90 % is 0.9
 points, near 70 % 1.4). Calibration images are drawn from the training set (seed: which ones) and three of four are
 fitted to, the fourth decides what is chosen. Test images chose nothing. *No bias* is the same network with every
