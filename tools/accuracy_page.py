@@ -14,6 +14,7 @@ from real_data import markdown
 
 Result = dict[str, Any]
 STEPS = (1, 2, 4, 8, 16, 32)
+THRESHOLDS = ("mse", "auto", "moments", "percentile", "max")
 TRIALS = {
     "quantised": "What quantisation alone costs",
     "rules": "Gate, shrinkage, thresholds per tensor",
@@ -162,11 +163,13 @@ def _grid(results: Iterable[Result]) -> str:
         "published rule (alpha 0.4) with 384\ncalibration images in batches of 128; *solve* has 256.\n\n"
     )
     for steps, found in sorted(tables.items()):
-        columns = list(dict.fromkeys(name for cells in found.values() for name in cells))
+        columns = [name for name in THRESHOLDS if any(name in cells for cells in found.values())]
+        labels = list(dict.fromkeys(label for label, _ in found))  # the published rule first
         rows = [
-            {"neuron": label, "rule": rule, **{name: cells.get(name, "") for name in columns}}
-            for (label, rule), cells in found.items()
-            if len(cells) > 1 or (label, "paper") in found
+            {"neuron": label, "rule": rule, **{name: found[label, rule].get(name, "") for name in columns}}
+            for label in labels
+            for rule in ("paper", "solve")
+            if (label, rule) in found and (len(found[label, rule]) > 1 or (label, "paper") in found)
         ]
         if rows:
             text += f"T = {steps}:\n\n{markdown(rows)}\n\n"
