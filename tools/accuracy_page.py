@@ -200,13 +200,14 @@ def draw(results: Iterable[Result], path: Path) -> None:
             lines[case["label"]][case["steps"]] = (r["events"][-1], r["accuracy"][-1])
     figure, axes = plt.subplots(figsize=(8, 5))
     markers = "osD^v<>pP*Xh"
+    axes.set_prop_cycle(color=[*mpl.colormaps["tab10"].colors, "black", "navy"])
     for marker, (label, points) in zip(markers, lines.items(), strict=False):
         steps = sorted(points)
         x, y = zip(*(points[t] for t in steps), strict=True)
         axes.plot(x, y, marker=marker, markersize=5, linewidth=1, label=label)
     axes.axhline(91.5, color="black", linewidth=0.8, linestyle="--")
-    axes.annotate("ANN", (axes.get_xlim()[0], 91.5), fontsize=8, xytext=(3, 3), textcoords="offset points")
     axes.set_xscale("log")
+    axes.annotate("ANN", (axes.get_xlim()[0], 91.5), fontsize=8, xytext=(3, 3), textcoords="offset points")
     axes.set_xlabel("events per neuron in T steps")
     axes.set_ylabel("accuracy, % (1,000 test images)")
     axes.set_title("ResNet-20, CIFAR-10: accuracy against events, T doubling along a curve from 1 on")
