@@ -199,8 +199,8 @@ class Trainer:
             click.UsageError: it is the state of another run.
         """
         found = {**asdict(Settings()), **state["settings"]}  # a setting that is newer than the checkpoint
-        if found != asdict(self.settings):
-            mine = asdict(self.settings)
+        mine = asdict(self.settings)
+        if found != mine:
             other = sorted(name for name in {*found, *mine} if found.get(name) != mine.get(name))
             raise click.UsageError(f"the checkpoint has other settings ({', '.join(other)}): name another file with -o")
         self.net.load_state_dict(state["last"])

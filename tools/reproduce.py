@@ -156,18 +156,17 @@ def _rows(network: str, results: Sequence[dict[str, Any]]) -> list[dict[str, Any
         curves = {"no bias": _curve(by_label[first], "no_bias"), **curves}
     for label, curve in curves.items():
         name = "signed (dual threshold), no bias" if label == "no bias" and first == "dual" else LABELS[label]
-        row: dict[str, Any] = {"row": name, **{f"T={t}": _cell(curve.get(t)) for t in STEPS}}
+        row: dict[str, Any] = {"row": name, **_cells({t: _cell(values) for t, values in curve.items()})}
         seconds = [r["seconds"] for r in by_label.get(label, ()) if r.get("device", "cpu") == "cpu"]
         row["s"] = f"{np.mean(seconds):.0f}" if seconds else ""
         rows.append(row)
     if "published" in curves:
-        before, *after = (
-            {t: float(np.mean(v)) for t, v in curves[label].items()} for label in GAINS if label in curves
-        )
-        for label, found in zip(GAINS[1:], after, strict=False):
+        means = {label: {t: float(np.mean(v)) for t, v in curves[label].items()} for label in GAINS if label in curves}
+        before = means.pop("no bias")
+        for label, found in means.items():
             gain = {t: f"{found[t] - before[t]:+.1f}" for t in found}
             rows.append({"row": f"gain of {LABELS[label]}", **_cells(gain)})
-        rows.append({"row": CLOSED, **_cells(_closed(results[0]["ann"], before, after[0]))})
+        rows.append({"row": CLOSED, **_cells(_closed(results[0]["ann"], before, means["published"]))})
     if network in FROM_PAPERS:
         ann, before, after = FROM_PAPERS[network]
         rows.append({"row": f"published: no bias (ANN {ann})", **_cells({t: f"{before[t]:.1f}" for t in before})})
@@ -197,9 +196,7 @@ def _curve(results: Sequence[dict[str, Any]], what: str) -> dict[int, list[float
     return {t: list(by_seed.values()) for t, by_seed in found.items()}
 
 
-def _cell(values: list[float] | None) -> str:
-    if not values:
-        return ""
+def _cell(values: list[float]) -> str:
     spread = f" +- {np.std(values, ddof=1):.1f} ({len(values)})" if len(values) > 1 else ""
     return f"{np.mean(values):.1f}{spread}"
 
