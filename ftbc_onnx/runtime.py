@@ -2,6 +2,9 @@
 
 Calibration, verification and evaluation use the same `SessionOptions`, because spikes amplify rounding: across
 optimisation levels a few in a million flip. On CUDA, TF32 is off for the same reason.
+
+Nodes run in the order of the file, and nothing is laid out ahead of a run: a fifth of the memory, and faster (decision
+38). Neither changes a number.
 """
 
 from __future__ import annotations
@@ -161,6 +164,8 @@ class Session:
         """
         options = ort.SessionOptions()
         options.log_severity_level = 4
+        options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
+        options.enable_mem_pattern = False
         if device.threads is not None:
             options.intra_op_num_threads = device.threads
         level = ort.GraphOptimizationLevel
