@@ -11,6 +11,9 @@ from ftbc_onnx.data import Batch, DataSource, InputSpec
 from ftbc_onnx.errors import DataError
 
 DEFAULT_BATCH = 128
+"""Samples per run, unless asked for another number."""
+
+_NEURONS = 1 << 26  # over samples, in a run whose batch nobody asked for: some ten numbers for each, 2.5 GB
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,13 @@ class Batching:
 
 
 def choose_batching(
-    wanted: int | None, static: int | None, source: DataSource, samples: int | None, purpose: str
+    wanted: int | None,
+    static: int | None,
+    source: DataSource,
+    samples: int | None,
+    purpose: str,
+    *,
+    neurons: int = 0,
 ) -> Batching:
     """The batch size for some data.
 
@@ -51,6 +60,7 @@ def choose_batching(
         source: the data.
         samples: how many of them are used, at most.
         purpose: ``calibration`` or ``evaluation``, for the message.
+        neurons: of the network, per sample, if that is known: large ones get fewer samples, unless a number is wanted.
 
     Raises:
         DataError: there are fewer samples than the batch that was asked for, or that the model fixes (calibration).
@@ -70,7 +80,8 @@ def choose_batching(
             f"the {purpose} data ({source.description}) give {there} samples, fewer than one batch of {wanted}: "
             f"use --batch-size {there} or less, or more samples"
         )
-    return Batching(min(wanted or DEFAULT_BATCH, there), False)
+    fitting = min(DEFAULT_BATCH, max(_NEURONS // max(neurons, 1), 1))
+    return Batching(min(wanted or fitting, there), False)
 
 
 def static_batch(specs: Sequence[InputSpec]) -> int | None:

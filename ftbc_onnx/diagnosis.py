@@ -20,7 +20,6 @@ a network that is badly broken, where sites downstream make up for the fault, or
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -36,6 +35,7 @@ from ftbc_onnx.graph.altered import altered_weights
 from ftbc_onnx.graph.emit.diagnosis import COSTS, CURVE, OUTPUT, SIZE, TAIL, curves_name, emit_diagnosis, parts_name
 from ftbc_onnx.graph.files import input_specs
 from ftbc_onnx.graph.sites import Network
+from ftbc_onnx.network_size import count_neurons
 from ftbc_onnx.plan import SpikingPlan, SpikingSite
 from ftbc_onnx.preprocessing import Preprocessing
 from ftbc_onnx.runtime import Device, Session, choose_device
@@ -46,7 +46,7 @@ CAUSES = ("weights", "silent", "clipping", "bias", "timing", "rounding")
 SAMPLES = 64
 """Samples looked at, at most, unless asked for more."""
 
-_ELEMENTS = 1 << 24  # elements of all sites, over samples, that are held some twenty times in a run
+_ELEMENTS = 1 << 24  # neurons, over samples, for each of which a run holds some twenty numbers
 
 _TINY = float(np.finfo(np.float64).tiny)
 
@@ -278,24 +278,20 @@ def diagnose_file(
     count = min(SAMPLES if samples is None else samples, len(source))
     if count:
         source = source.subset(np.floor((np.arange(count) + 0.5) * len(source) / count).astype(np.int64))
-    wanted = batch_size or max(_ELEMENTS // _elements(network), 1)
+    where = choose_device(device)
+    neurons = sum(count_neurons(network, source, where).values())
+    wanted = batch_size or max(_ELEMENTS // max(neurons, 1), 1)
     return diagnose(
         network,
         file.plan,
         source,
         choose_batching(wanted, network.static_batch, source, None, "diagnosis"),
-        device=choose_device(device),
+        device=where,
         output=file.readouts[0].output if file.readouts else None,
         weights=altered_weights(network, file.model),
         emitted=None if file.form == "step" or file.plan.readout.start else file.model,
         progress=progress,
     )
-
-
-def _elements(network: Network) -> int:
-    """Elements of all sites, of one sample; axes that are not known count as 1."""
-    shapes = [network.view.shape(site.spikes) or () for site in network.sites]
-    return max(sum(math.prod(axis for axis in shape[1:] if isinstance(axis, int)) for shape in shapes), 1)
 
 
 def _site(site: SpikingSite, plan: SpikingPlan, tables: tuple[np.ndarray, np.ndarray], **costs: Any) -> SiteDiagnosis:

@@ -257,7 +257,8 @@ def evaluate_file(
         )
     where = choose_device(device, threads)
     source = file.open(data, preprocessing)
-    batching = choose_batching(batch_size, static_batch(input_specs(file.model)), source, samples, "evaluation")
+    static = static_batch(input_specs(file.model))
+    batching = choose_batching(batch_size, static, source, samples, "evaluation", neurons=file.neurons)
     run = None
     count = min(len(source), samples or len(source))
     if ann is not None:

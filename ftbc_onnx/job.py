@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from ftbc_onnx.batching import Batching, choose_batching
 from ftbc_onnx.config import ConvertConfig
 from ftbc_onnx.data import DataSource
 from ftbc_onnx.graph.files import SourceModel
@@ -18,12 +19,17 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Job:
-    """What every stage may look at; `free` is the network with a free batch where that can be had, else the network."""
+    """What every stage may look at.
+
+    `free` is the network with a free batch where that can be had, else the network; `neurons` are those of every site,
+    per sample, empty if there are no data to count them with.
+    """
 
     source: SourceModel
     normalised: Normalised
     network: Network
     free: Network
+    neurons: Mapping[str, int]
     config: ConvertConfig
     device: Device
     calibration: DataSource | None
@@ -31,6 +37,16 @@ class Job:
     judged: DataSource | None
     label_offset: int
     progress: Progress
+
+    @property
+    def size(self) -> int:
+        """All neurons, per sample."""
+        return sum(self.neurons.values())
+
+    def batching(self, data: DataSource, samples: int | None = None) -> Batching:
+        """Batches in which networks are judged on some data, as the options ask for."""
+        static = self.network.static_batch
+        return choose_batching(self.config.batch_size, static, data, samples, "evaluation", neurons=self.size)
 
     def stage(self, name: str, samples: int) -> Callable[[int], None]:
         """Tells that a stage begins; what it returns is told the samples done, of so many in all."""

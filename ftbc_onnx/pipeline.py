@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ftbc_onnx.batching import Batching, choose_batching
+from ftbc_onnx.batching import Batching
 from ftbc_onnx.config import ConvertConfig
 from ftbc_onnx.data import DataSource, open_data, random_source
 from ftbc_onnx.energy import Constants, energy_of
@@ -31,6 +31,7 @@ from ftbc_onnx.graph.provenance import stamp
 from ftbc_onnx.graph.sites import Network
 from ftbc_onnx.graph.view import GraphView, count_nodes
 from ftbc_onnx.job import Job, Progress
+from ftbc_onnx.network_size import count_neurons
 from ftbc_onnx.plan import SpikingPlan
 from ftbc_onnx.planning import calibration_batching, make_plan
 from ftbc_onnx.preprocessing import Preprocessing
@@ -178,18 +179,22 @@ def open_job(
     check_convertible(network, config.window)
     device = choose_device(config.device, config.threads)
     calibration = _calibration_data(source, network, config, data, preprocessing)
+    judged = None
+    if eval_data is not None:
+        judged = open_data(eval_data, input_specs(source.model), preprocessing, purpose="evaluation")
+    free = _with_free_batch(network, calibration)
+    there = calibration if calibration is not None else judged
     return Job(
         source,
         normalised,
         network,
-        _with_free_batch(network, calibration),
+        free,
+        {} if there is None else count_neurons(free, there, device),
         config,
         device,
         calibration,
         data is None and config.random_data,
-        None
-        if eval_data is None
-        else open_data(eval_data, input_specs(source.model), preprocessing, purpose="evaluation"),
+        judged,
         label_offset,
         progress,
     )
@@ -292,7 +297,7 @@ def _run_ann(job: Job) -> AnnRun | None:
         if job.config.early_exit is not None:
             raise ConfigError("early_exit is looked at in the evaluation, for which there are no data: add --eval-data")
         return None
-    batching = choose_batching(job.config.batch_size, job.network.static_batch, data, samples, "evaluation")
+    batching = job.batching(data, samples)
     output = next(name for name in job.network.view.output_names if name in job.network.temporal)
     offset = job.label_offset if job.judged is not None else None
     original = job.source.model
@@ -319,7 +324,7 @@ def _evaluate(
     data, samples = _judging(job)
     if data is None or ann is None:
         return None, None
-    batching = choose_batching(job.config.batch_size, job.network.static_batch, data, samples, "evaluation")
+    batching = job.batching(data, samples)
 
     def judge(stage: str, emission: Emitted, judged: SpikingPlan) -> EvaluationResult:
         return evaluate(

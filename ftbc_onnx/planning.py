@@ -28,6 +28,7 @@ from ftbc_onnx.refit import STRENGTHS, elements, refit
 from ftbc_onnx.results import CalibrationResult, Compression
 from ftbc_onnx.rules import ROUGH, SolveRule, make_rule
 from ftbc_onnx.selection import (
+    SEARCHED,
     Judge,
     Selection,
     candidates_for,
@@ -46,9 +47,8 @@ JUDGING = 64
 """Samples held back that judge, at most."""
 
 _TRIAL_ELEMENTS = 1 << 24  # elements of all sites, over samples, that a trial goes through step after step
-_SITE_ELEMENTS = 1 << 26  # elements of the largest site, over samples and candidates, that a search may hold
-_CANDIDATES = 5
 _REFIT_ELEMENTS = 1 << 30  # elements that fitting layers may hold (`ftbc_onnx.refit.elements`): 4 GB
+_FEWEST = 8  # samples that a search looks at, however large they are
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,8 @@ def calibration_batching(job: Job, data: DataSource) -> tuple[Batching, int]:
         ModelError: no layer can be fitted again (``refit``).
     """
     samples = min(job.config.calib_samples, len(data))
-    batching = choose_batching(job.config.batch_size, job.free.static_batch, data, samples, "calibration")
+    static = job.free.static_batch
+    batching = choose_batching(job.config.batch_size, static, data, samples, "calibration", neurons=job.size)
     if job.config.refit:
         _check_refit(job, batching)
     if job.config.shrink:
@@ -193,7 +194,7 @@ class _Planner:
             static = job.network.static_batch
             most = min(len(source), JUDGING if static is None else max(JUDGING // static, 1) * static)
             source = source.subset(np.arange(most))
-            batching = choose_batching(job.config.batch_size, static, source, None, "evaluation")
+            batching = job.batching(source)
             output = next(name for name in job.network.view.output_names if name in job.network.temporal)
             ann = run_ann(job.source.model, job.network, output, source, batching, device=job.device, label_offset=None)
             self._judge = Judge(job.network, ann, source, batching, job.device, job.config.budget == "spikes")
@@ -240,13 +241,8 @@ class _Planner:
 
     @property
     def _quick_samples(self) -> int:
-        return int(np.clip(_TRIAL_ELEMENTS // max(sum(self._sizes), 1), QUICK // 2, QUICK))
-
-    @property
-    def _sizes(self) -> list[int]:
-        """Elements of every site that states no threshold, per sample."""
-        seen = max(self.fitted, 1)
-        return [int((s.counts.sum() + s.zeros.sum()) // seen) for s in self.statistics.values()]
+        searched = sum(self.job.neurons[name] for name in self.statistics)
+        return int(np.clip(_TRIAL_ELEMENTS // max(searched, 1), QUICK // 2, QUICK))
 
     def _choose_thresholds(self, plan: SpikingPlan) -> tuple[SpikingPlan, Selection]:
         """Three whole plans against each other: mse for T*K levels, for twice as many, and every site its own."""
@@ -262,8 +258,8 @@ class _Planner:
             site.name: [Candidate(p.thresholds[site.name]) for p in (methods if site.threshold is None else (plan,))]
             for site in plan.sites
         }
-        feeds = self._few()
-        kept = search_sites(self.job.free, plan, tried, feeds, self.job.device, rule=ROUGH)
+        feeds = self._few(self.fit, len(methods))
+        kept = search_sites(self.job.free, plan, tried, feeds, self.job.device, rule=ROUGH, neurons=self.job.neurons)
         own = plan.with_thresholds({name: tried[name][which].threshold for name, which in kept.items()})
         words = ("mse for T*K levels", "mse for 2*T*K levels", "of mse, moments, percentile and max, per site")
         plans = (plan, more, own)
@@ -281,8 +277,7 @@ class _Planner:
     def _refit(self, plan: SpikingPlan) -> tuple[SpikingPlan, Selection]:
         """The layers of the ANN, and layers fitted to the spikes that they read, to some strengths of the ridge."""
         job = self.job
-        one = next(self.fit.batches(1, limit=1)).feeds
-        count = int(np.clip(_REFIT_ELEMENTS // elements(job.free, plan.steps, one, job.device), 1, self.fitted))
+        count = int(np.clip(_REFIT_ELEMENTS // elements(job.neurons, plan.steps), 1, self.fitted))
         feeds, plans, words = next(self.fit.batches(count, limit=count)).feeds, [plan], ["those of the ANN"]
         has_biases = job.config.rule != "none"
         for strength in STRENGTHS:
@@ -304,7 +299,8 @@ class _Planner:
         """Per site first; then all of it against none."""
         gated, dropped = plan, 0
         if not self.synchronous:
-            gated, dropped = gate_biases(self.job.free, plan, self._few(held=True), self.job.device)
+            job, feeds = self.job, self._few(self.held or self.fit, 2)
+            gated, dropped = gate_biases(job.free, plan, feeds, job.device, job.neurons)
         tried = {f"biases at {len(plan.sites) - dropped} of {len(plan.sites)} sites": gated}
         if plan.layers:
             tried["no biases"] = plan.without_biases()
@@ -328,10 +324,8 @@ class _Planner:
         error = float(np.sqrt(lost / power)) if power else 0.0
         return packed, Compression(before, sum(stored), error, trials[0].error, trials[1].error, trials[0].samples)
 
-    def _few(self, held: bool = False) -> Mapping[str, np.ndarray]:
-        """Samples for one run, in which every site holds its candidates side by side."""
-        source = self.held if held and self.held is not None else self.fit
-        sizes = self._sizes
-        most = _SITE_ELEMENTS // max(max(sizes) * _CANDIDATES, 1) if sizes else QUICK
-        size = self.batching.size if self.batching.fixed else int(np.clip(most, 4, min(QUICK, len(source))))
+    def _few(self, source: DataSource, candidates: int) -> Mapping[str, np.ndarray]:
+        """Samples for a search among so many candidates per site."""
+        most = SEARCHED // max(candidates * self.job.size, 1)
+        size = self.batching.size if self.batching.fixed else int(np.clip(most, _FEWEST, min(QUICK, len(source))))
         return next(source.batches(size, limit=size)).feeds

@@ -31,6 +31,7 @@ def record_of(job: Job, planned: Planned, emitted: Emitted) -> dict[str, Any]:
         "threshold": _threshold_method(job, planned),
         "device": job.device.name,
         "provider": job.device.expected,
+        "neurons": job.size,
         "rule": "none" if calibrated is None else calibrated.rule,
         "samples": 0 if calibrated is None else calibrated.samples + planned.held_back,
         "data": "none" if data is None else data.description,

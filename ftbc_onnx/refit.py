@@ -17,7 +17,7 @@ Which layers, and those that no site stands behind, the last one for example: `f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -38,13 +38,9 @@ STRENGTHS = (0.1, 1.0)
 """Of the ridge (`ftbc_onnx.least_squares.ridge`): what is tried."""
 
 
-def elements(network: Network, steps: int, feeds: Feeds, device: Device) -> int:
+def elements(neurons: Mapping[str, int], steps: int) -> int:
     """About how many numbers `refit` holds per sample: the ANN at all sites, and T steps around the largest one."""
-    names = [site.spikes for site in network.sites]
-    found = Session(expose_tensors(network.view.model, names), device).run(feeds, names)
-    rows = max(len(next(iter(feeds.values()))), 1)
-    sizes = [value.size // rows for value in found.values()]
-    return max(2 * sum(sizes) + 8 * steps * max(sizes), 1)
+    return max(2 * sum(neurons.values()) + 8 * steps * max(neurons.values()), 1)
 
 
 def refit(

@@ -76,7 +76,8 @@ def choose_device(wanted: str = "auto", threads: int | None = None) -> Device:
     cpu = replace(CPU, threads=threads)
     if kind == "cpu":
         return cpu
-    cuda = Device(f"cuda:{index or 0}", ((_CUDA, {"device_id": index or "0", "use_tf32": "0"}), _CPU), threads)
+    options = {"device_id": index or "0", "use_tf32": "0", "arena_extend_strategy": "kSameAsRequested"}
+    cuda = Device(f"cuda:{index or 0}", ((_CUDA, options), _CPU), threads)
     reason = _why_no_cuda(cuda)
     if reason is None:
         return cuda

@@ -7,7 +7,7 @@ how often it decides as the ANN does, and how many events it takes. Evaluation d
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -29,6 +29,9 @@ HELD_BACK = 4
 
 FEWEST = 16
 """With fewer calibration samples nothing is held back: they are fitted to and judge as well, and the report says so."""
+
+SEARCHED = 1 << 26
+"""Neurons, over samples and candidates, that a search has at a time: some 3 GB."""
 
 NEAR = 2.0
 """An output error of at most this many times the least is as good, if the decisions agree as often."""
@@ -216,18 +219,59 @@ def search_sites(
     *,
     rule: CalibrationRule | None = None,
     error: str = "squares",
+    neurons: Mapping[str, int] | None = None,
 ) -> dict[str, int]:
-    """Which candidate every site keeps (`ftbc_onnx.graph.emit.search`), by site; one run."""
-    session = Session(emit_search(network, plan, candidates, rule, error), device)
-    several = [name for name, tried in candidates.items() if len(tried) > 1]
-    errors = session.run(feeds, [errors_name(name) for name in several]) if several else {}
-    return {name: int(np.argmin(errors[errors_name(name)])) if name in several else 0 for name in candidates}
+    """Which candidate every site keeps (`ftbc_onnx.graph.emit.search`), by site.
+
+    One run, or as many as `SEARCHED` asks for: in each of them some sites try their candidates, and the others fire
+    their first, which is what travels on in any case. So the number of runs changes no error.
+
+    Args:
+        network: the normalised ANN.
+        plan: its sites, steps and neurons.
+        candidates: what to try per site.
+        feeds: samples.
+        device: where to run.
+        rule: finds the biases of candidates that have none.
+        error: ``squares`` or ``gaps``.
+        neurons: of every site, per sample; None: they all fit.
+    """
+    kept = dict.fromkeys(candidates, 0)
+    rows = len(next(iter(feeds.values())))
+    for group in _groups(candidates, {name: rows * size for name, size in (neurons or {}).items()}):
+        tried = {name: all_ if name in group else all_[:1] for name, all_ in candidates.items()}
+        session = Session(emit_search(network, plan, tried, rule, error), device)
+        errors = session.run(feeds, [errors_name(name) for name in group])
+        kept.update({name: int(np.argmin(errors[errors_name(name)])) for name in group})
+    return kept
+
+
+def _groups(candidates: Mapping[str, Sequence[Candidate]], sizes: Mapping[str, int]) -> Iterator[list[str]]:
+    """Sites that have something to try, in order, as many at a time as `SEARCHED` allows."""
+    group, held = list[str](), 0
+    for name, tried in candidates.items():
+        if len(tried) == 1:
+            continue
+        more = sizes.get(name, 0) * (len(tried) - 1)
+        if group and held + more > SEARCHED:
+            yield group
+            group, held = [], 0
+        group.append(name)
+        held += more
+    if group:
+        yield group
 
 
 def gate_biases(
-    network: Network, plan: SpikingPlan, feeds: Mapping[str, np.ndarray], device: Device
+    network: Network,
+    plan: SpikingPlan,
+    feeds: Mapping[str, np.ndarray],
+    device: Device,
+    neurons: Mapping[str, int] | None = None,
 ) -> tuple[SpikingPlan, int]:
     """The plan with the biases of a site kept only where they make its gaps smaller on these samples.
+
+    `neurons` as of `search_sites`.
 
     Returns:
         The plan, and the number of sites whose biases were put to zero.
@@ -237,6 +281,6 @@ def gate_biases(
         site.name: [Candidate(plan.thresholds[site.name], p.biases[site.name]) for p in (plan, none)]
         for site in plan.sites
     }
-    kept = search_sites(network, plan, tried, feeds, device, error="gaps")
+    kept = search_sites(network, plan, tried, feeds, device, error="gaps", neurons=neurons)
     biases = {name: (plan if which == 0 else none).biases[name] for name, which in kept.items()}
     return plan.with_biases(biases), sum(kept.values())

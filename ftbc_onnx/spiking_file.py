@@ -62,6 +62,11 @@ class SpikingFile:
         """What was done to its calibration data."""
         return Preprocessing.from_dict(json.loads(self.record.get("preprocessing", "{}")))
 
+    @property
+    def neurons(self) -> int:
+        """All its neurons, per sample; 0 if that is not known."""
+        return int(self.record.get("neurons", "0"))
+
     def open(
         self,
         data: Any,

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 
-from ftbc_onnx.batching import choose_batching
 from ftbc_onnx.config import ConvertConfig
 from ftbc_onnx.data import DataSource
 from ftbc_onnx.errors import DataError, FtbcError
@@ -95,7 +94,7 @@ def try_changes(
 def _judge(job: Job, what: str, held: DataSource) -> Trial:
     """Convert on the samples fitted to, judge on those held back."""
     plan = make_plan(job).plan
-    batching = choose_batching(job.config.batch_size, job.network.static_batch, held, None, "evaluation")
+    batching = job.batching(held)
     output = next(name for name in job.network.view.output_names if name in job.network.temporal)
     reference = run_ann(job.source.model, job.network, output, held, batching, device=job.device, label_offset=None)
     return Judge(job.network, reference, held, batching, job.device)(what, plan)

@@ -38,6 +38,7 @@ ROOMS = {
         "distribution",
         "gains",
         "least_squares",
+        "network_size",
         "refit",
         "rules",
         "calibrate",

@@ -385,11 +385,8 @@ def _chosen() -> Selection:
     return Selection("layers", (), 0, "")
 
 
-def test_samples_are_counted_by_the_shapes_that_there_are() -> None:
-    text = "g (float[N,2,{0},{1}] x) => (float[N,3,{0},{1}] y) {{ a = Relu(x) b = Conv(a, w) y = Relu(b) }}"
-    feeds = {"x": numbers(1, 2, 6, 5)}
-    fixed, free = (network_of(parse(text.format(*hw), w=numbers(3, 2, 1, 1))) for hw in ((6, 5), ("H", "W")))
-    assert elements(fixed, T, feeds, CPU) == elements(free, T, feeds, CPU) == 2 * (60 + 90) + 8 * T * 90
+def test_elements_are_those_of_the_ann_and_of_all_steps_around_the_largest_site() -> None:
+    assert elements({"a": 60, "b": 90}, T) == 2 * (60 + 90) + 8 * T * 90
 
 
 def test_it_takes_calibration_data() -> None:

@@ -106,7 +106,7 @@ class TestChoice:
         assert device.name == "cuda:2"
         assert device.expected == "CUDAExecutionProvider"
         (_, options), fallback = device.providers
-        assert options == {"device_id": "2", "use_tf32": "0"}
+        assert options == {"device_id": "2", "use_tf32": "0", "arena_extend_strategy": "kSameAsRequested"}
         assert fallback == "CPUExecutionProvider"
 
     def test_opening_on_a_gpu_writes_no_lines(self, capfd: pytest.CaptureFixture[str]) -> None:

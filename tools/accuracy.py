@@ -162,7 +162,8 @@ def run(
         "threads": threads,
         **case.options,
     }
-    offset, batch = 0, 128
+    offset = 0
+    batch: int | None = None
     count = options["calib_samples"]
     rng = np.random.default_rng(case.seed)
     if case.network.startswith("digits"):
@@ -181,7 +182,7 @@ def run(
         test, batch = imagenet(data, model, SQUEEZENET, "imagenet_val", 400), 10
     start = time.perf_counter()
     result = convert(
-        model, images, eval_data=test, label_offset=offset, verify=False, **{"batch_size": min(batch, count), **options}
+        model, images, eval_data=test, label_offset=offset, verify=False, **{"batch_size": batch, **options}
     )
     report = result.report
     after, before = report["evaluation"], report["evaluation_without_bias"]

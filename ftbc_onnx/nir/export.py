@@ -88,7 +88,7 @@ def export_nir(
     if eval_data is not None:  # opened before anything is written, for the ANN: a file of one step has more inputs
         source = replace(file, model=original.model).open(eval_data, preprocessing)
         static = static_batch(input_specs(original.model))
-        batching = choose_batching(batch_size, static, source, samples, "evaluation")
+        batching = choose_batching(batch_size, static, source, samples, "evaluation", neurons=file.neurons)
     _write(network, plan, found.layers, soft_reset, path)
     report["output"] = str(path)
     if source is None:

@@ -68,8 +68,9 @@ def emit_search(
     trials: dict[str, list[_Trial]] = {}
     for site in plan.sites:
         activation = builder.mean(site.spikes, site.mean_axes, out=f"{site.name}/activation")
+        compared = error if len(candidates[site.name]) > 1 else ""
         trials[site.name] = [
-            _Trial(builder, plan, site, activation, rule, error, f"{site.name}/candidate{j}", candidate)
+            _Trial(builder, plan, site, activation, rule, compared, f"{site.name}/candidate{j}", candidate)
             for j, candidate in enumerate(candidates[site.name])
         ]
 
@@ -95,7 +96,7 @@ def emit_search(
 
 @dataclass
 class _Trial:
-    """One candidate of a site: its numbers outside the loop, its neurons in it."""
+    """One candidate of a site: its numbers outside the loop, its neurons in it; without `error` it only fires."""
 
     builder: GraphBuilder
     plan: SpikingPlan
@@ -147,16 +148,21 @@ class _Trial:
                 spikes, after = self.neuron.emit_step(builder, current, before, self.unit, bias)
             step.pass_on(before, after)
             sent = ""
-        with builder.scope(f"{self.name}/error"):
-            if self.error == "squares":
-                more = spikes
-            else:
-                mean = builder.op("Div", sent or self._sent(step, spikes), step.steps(onnx.TensorProto.FLOAT))
-                gap = builder.op("Sub", mean, self.activation)
-                more = builder.mean(builder.op("Mul", gap, gap), None)
-            self.total = step.carry(f"{self.name}/total")
-            step.pass_on((self.total,), (builder.op("Add", self.total, more),))
+        if self.error:
+            with builder.scope(f"{self.name}/error"):
+                self._add_error(step, spikes, sent)
         return spikes
+
+    def _add_error(self, step: CarriedStep, spikes: str, sent: str) -> None:
+        builder = self.builder
+        if self.error == "squares":
+            more = spikes
+        else:
+            mean = builder.op("Div", sent or self._sent(step, spikes), step.steps(onnx.TensorProto.FLOAT))
+            gap = builder.op("Sub", mean, self.activation)
+            more = builder.mean(builder.op("Mul", gap, gap), None)
+        self.total = step.carry(f"{self.name}/total")
+        step.pass_on((self.total,), (builder.op("Add", self.total, more),))
 
     def _sent(self, step: CarriedStep, spikes: str) -> str:
         """The sum of the mean spikes so far."""

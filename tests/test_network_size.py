@@ -1,0 +1,131 @@
+"""How large a network is, and what is bounded by it: batches that nobody asked for, searches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from helpers import numbers, parse, run
+from networks import RELU, THRESHOLDS, digits, inputs, network_of, plan_of, residual, source_of
+
+from ftbc_onnx import batching, convert, planning, selection
+from ftbc_onnx.batching import choose_batching
+from ftbc_onnx.evaluate import evaluate_file
+from ftbc_onnx.graph.emit.search import Candidate, emit_search, errors_name
+from ftbc_onnx.graph.order import put_in
+from ftbc_onnx.network_size import count_neurons
+from ftbc_onnx.rules import ROUGH
+from ftbc_onnx.runtime import CPU
+from ftbc_onnx.selection import search_sites
+
+TEXT = "g (float[{0},2,{1},{2}] x) => (float[{0},3,{1},{2}] y) {{ a = Relu(x) b = Conv(a, w) y = Relu(b) }}"
+
+
+def model(*axes: int | str) -> onnx.ModelProto:
+    return parse(TEXT.format(*axes), w=numbers(3, 2, 1, 1))
+
+
+class TestNeurons:
+    @pytest.mark.parametrize("axes", [("N", 6, 5), ("N", "H", "W"), (4, 6, 5)], ids=["free", "no axis known", "fixed"])
+    def test_they_are_counted_per_sample(self, axes: tuple[int | str, ...]) -> None:
+        ann = model(*axes)
+        source = source_of(ann, x=numbers(5, 2, 6, 5))
+        assert list(count_neurons(network_of(ann), source, CPU).values()) == [60, 90]
+
+    def test_fewer_samples_than_a_fixed_batch_are_enough(self) -> None:
+        ann = model(4, 6, 5)
+        assert list(count_neurons(network_of(ann), source_of(ann, x=numbers(1, 2, 6, 5)), CPU).values()) == [60, 90]
+
+    def test_none_without_samples(self) -> None:
+        ann = model("N", 6, 5)
+        assert count_neurons(network_of(ann), source_of(ann, x=numbers(1, 2, 6, 5)).subset([]), CPU) == {}
+
+
+class TestBatches:
+    """Of a network whose activations are large nobody gets 128 samples a run without asking."""
+
+    @pytest.mark.parametrize(("wanted", "size"), [(None, 6), (20, 20)])
+    def test_large_networks_get_small_ones_unless_asked(
+        self, monkeypatch: pytest.MonkeyPatch, wanted: int | None, size: int
+    ) -> None:
+        monkeypatch.setattr(batching, "_NEURONS", 1000)
+        ann = model("N", 6, 5)
+        source = source_of(ann, x=numbers(40, 2, 6, 5))
+        assert choose_batching(wanted, None, source, None, "evaluation", neurons=150).size == size
+        assert choose_batching(wanted, None, source, None, "evaluation", neurons=2000).size == (wanted or 1)
+
+    def test_a_conversion_and_its_file_keep_to_it(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        images, labels = digits("calibration")
+        seen: list[int] = []
+        original = batching.Batching.padded
+
+        def watched(self: batching.Batching, *args: Any) -> Any:
+            seen.append(self.size)
+            return original(self, *args)
+
+        neurons = convert(RELU, images[:32], steps=2, neuron="if", verify=False).report["neurons"]
+        monkeypatch.setattr(batching, "_NEURONS", 8 * neurons)
+        monkeypatch.setattr(batching.Batching, "padded", watched)
+        result = convert(RELU, images[:32], steps=2, neuron="if", verify=False, eval_data=(images[:20], labels[:20]))
+        assert max(seen) == 8
+        assert result.report["calibration"]["batches"] == 3  # 24 samples fitted to
+        path = tmp_path / "snn.onnx"
+        result.save(path)
+        del seen[:]
+        evaluate_file(path, (images[:20], labels[:20]))
+        assert seen == [8]
+
+
+class TestSearch:
+    def test_groups_of_sites_find_what_all_at_once_find(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        network = network_of(residual())
+        plan = plan_of(network, THRESHOLDS, 4)
+        tried = {s.name: [Candidate(plan.thresholds[s.name] * f) for f in (1.0, 3.0, 0.3)] for s in plan.sites}
+        opened: list[Mapping[str, Sequence[Candidate]]] = []
+
+        def emit(*args: Any) -> onnx.ModelProto:
+            opened.append(args[2])
+            return emit_search(*args)
+
+        monkeypatch.setattr(selection, "emit_search", emit)
+        feeds = {"x": inputs(24, seed=5)}
+        once = search_sites(network, plan, tried, feeds, CPU, rule=ROUGH)
+        assert len(opened) == 1
+        monkeypatch.setattr(selection, "SEARCHED", 1)
+        neurons = count_neurons(network, source_of(network.view.model, x=feeds["x"]), CPU)
+        assert search_sites(network, plan, tried, feeds, CPU, rule=ROUGH, neurons=neurons) == once
+        assert [sum(len(c) > 1 for c in group.values()) for group in opened[1:]] == [1] * len(plan.sites)
+        whole = run(emit_search(network, plan, tried, ROUGH), feeds)
+        for name, group in zip(tried, opened[1:], strict=True):
+            found = run(emit_search(network, plan, group, ROUGH), feeds)
+            np.testing.assert_array_equal(found[errors_name(name)], whole[errors_name(name)])
+        assert len(set(once.values())) > 1
+
+    def test_large_networks_are_searched_with_few_samples(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        rows: list[int] = []
+        original = planning.search_sites
+
+        def watched(*args: Any, **options: Any) -> dict[str, int]:
+            rows.append(len(next(iter(args[3].values()))))
+            return original(*args, **options)
+
+        monkeypatch.setattr(planning, "search_sites", watched)
+        images = digits("calibration")[0][:64]
+        convert(RELU, images, steps=2, neuron="if", verify=False)
+        monkeypatch.setattr(planning, "SEARCHED", 1)
+        convert(RELU, images, steps=2, neuron="if", verify=False)
+        assert rows == [32, 8]
+
+
+def test_what_watches_a_tensor_runs_as_soon_as_it_is_there() -> None:
+    ann = model("N", 6, 5)
+    watch = onnx.helper.make_node("ReduceMax", ["a"], ["top"], keepdims=0)
+    twice = onnx.helper.make_node("Add", ["top", "top"], ["twice"])
+    shape = onnx.helper.make_node("Shape", ["x"], ["shape"])
+    late = onnx.helper.make_node("Mul", ["y", "twice"], ["late"])
+    put_in(ann.graph, [watch, shape, twice, late])
+    assert [node.output[0] for node in ann.graph.node] == ["shape", "a", "top", "twice", "b", "y", "late"]
