@@ -16,7 +16,6 @@ from ftbc_onnx import batching, convert, planning, selection
 from ftbc_onnx.batching import choose_batching
 from ftbc_onnx.evaluate import evaluate_file
 from ftbc_onnx.graph.emit.search import Candidate, emit_search, errors_name
-from ftbc_onnx.graph.order import put_in
 from ftbc_onnx.network_size import count_neurons
 from ftbc_onnx.rules import ROUGH
 from ftbc_onnx.runtime import CPU
@@ -119,13 +118,3 @@ class TestSearch:
         monkeypatch.setattr(planning, "SEARCHED", 1)
         convert(RELU, images, steps=2, neuron="if", verify=False)
         assert rows == [32, 8]
-
-
-def test_what_watches_a_tensor_runs_as_soon_as_it_is_there() -> None:
-    ann = model("N", 6, 5)
-    watch = onnx.helper.make_node("ReduceMax", ["a"], ["top"], keepdims=0)
-    twice = onnx.helper.make_node("Add", ["top", "top"], ["twice"])
-    shape = onnx.helper.make_node("Shape", ["x"], ["shape"])
-    late = onnx.helper.make_node("Mul", ["y", "twice"], ["late"])
-    put_in(ann.graph, [watch, shape, twice, late])
-    assert [node.output[0] for node in ann.graph.node] == ["shape", "a", "top", "twice", "b", "y", "late"]

@@ -16,7 +16,6 @@ from onnx import helper, numpy_helper
 
 from ftbc_onnx.errors import ModelError
 from ftbc_onnx.graph.classes import WEIGHTED
-from ftbc_onnx.graph.order import put_in
 from ftbc_onnx.graph.view import Shape, all_nodes, node_inputs
 from ftbc_onnx.graph.weights import add_initializers, tensor_bytes
 
@@ -326,10 +325,10 @@ class GraphBuilder:
         return model
 
     def extend(self, model: onnx.ModelProto, outputs: Iterable[onnx.ValueInfoProto]) -> onnx.ModelProto:
-        """A copy of the model given to `on`, with what was built and more outputs."""
+        """A copy of the model given to `on`, with what was built behind it and more outputs."""
         copy = onnx.ModelProto()
         copy.CopyFrom(model)
-        put_in(copy.graph, self._nodes)
+        copy.graph.node.extend(self._nodes)
         add_initializers(copy, self._initializers.values())
         copy.graph.output.extend(outputs)
         return copy

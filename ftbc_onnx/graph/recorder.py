@@ -15,7 +15,6 @@ import onnx
 from onnx import helper
 
 from ftbc_onnx.graph.builder import GraphBuilder
-from ftbc_onnx.graph.order import put_in
 from ftbc_onnx.graph.view import GraphView, names_inside, subgraphs
 from ftbc_onnx.graph.weights import add_initializers, skeleton
 
@@ -111,7 +110,7 @@ class Recorder:
         loop = time_loop(copy)
         assert loop is not None
         body = _body(loop)
-        put_in(body, self.builder.take_nodes())
+        body.node.extend(self.builder.take_nodes())
         for row in self._rows:
             body.output.append(helper.make_tensor_value_info(row.inside, row.kind, None))
             loop.output.append(f"{row.output}/rows")
@@ -120,7 +119,7 @@ class Recorder:
                 self.builder.op("Squeeze", first, self.builder.integers(0), out=row.output)
             else:
                 self.builder.op("Squeeze", f"{row.output}/rows", self.builder.integers(1), out=row.output)
-        put_in(copy.graph, self.builder.take_nodes())
+        copy.graph.node.extend(self.builder.take_nodes())
         add_initializers(copy, self.builder.initializers)
         copy.graph.output.extend(self._outputs)
         return copy
