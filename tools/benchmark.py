@@ -10,6 +10,8 @@ the same architecture with random weights. ``calibrate`` and ``evaluate`` are on
 evaluation, as ratios to one run of the network in the form that is the default on a CPU. Integrate-and-fire neurons
 unless another is asked for. FOLDER is described in `real_data.py`. Nothing else should run.
 
+Networks are opened as this package opens them (`ftbc_onnx.runtime`), with ``--plain`` as onnxruntime does by default.
+
 With ``--device cuda`` inputs and outputs stay on the GPU, and a form with ``+graph`` is captured as a CUDA graph. All
 cases then run in one process: starting CUDA takes longer than most of them.
 """
@@ -63,17 +65,20 @@ def measure(case: dict[str, Any]) -> dict[str, Any]:
     feeds = feeds_of(network, NETWORKS[case["network"]].shape, case["batch"])
     task = form in TASKS
     reference_model = emit(network, plan, "fused").model if task else network.view.model
-    reference = _session(reference_model, device, feeds)
+    reference = _session(reference_model, device, feeds, plain=case["plain"])
     base = _block(reference, case["seconds"] / 4)
     before = _memory("VmRSS")
     _forget_peak()
     start = time.perf_counter()
     if form == "spikingjelly":
         size, run = 0, _spikingjelly(NETWORKS[case["network"]], steps, next(iter(feeds.values())))
+    elif task:
+        size, run = 0, _task(form, network, plan, feeds)
     else:
-        size, run = (0, _task(form, network, plan, feeds)) if task else _prepare(form, network, plan, feeds, device)
+        size, run = _prepare(form, network, plan, feeds, device, plain=case["plain"])
     created = time.perf_counter() - start
-    run()
+    for _ in range(2):  # onnxruntime lays the second one out by the first
+        run()
     peak = _memory("VmHWM") - before
     times = _block(run, case["seconds"])
     base += _block(reference, case["seconds"] / 4)
@@ -138,7 +143,7 @@ def _spikingjelly(timed: Timed, steps: int, x: np.ndarray) -> Callable[[], Any]:
 
 
 def _prepare(
-    form: str, network: Any, plan: SpikingPlan, feeds: dict[str, np.ndarray], device: Device
+    form: str, network: Any, plan: SpikingPlan, feeds: dict[str, np.ndarray], device: Device, *, plain: bool
 ) -> tuple[int, Callable[[], Any]]:
     """Size of the file, and what a run is."""
     form, _, graph = form.partition("+")
@@ -153,7 +158,7 @@ def _prepare(
             return runner.run(feeds)
 
         return model.ByteSize(), steps
-    return model.ByteSize(), _session(model, device, feeds, bool(graph))
+    return model.ByteSize(), _session(model, device, feeds, bool(graph), plain=plain)
 
 
 def _torch(network: Any, plan: SpikingPlan, feeds: dict[str, np.ndarray], device: Device) -> Callable[[], Any]:
@@ -178,9 +183,12 @@ def _torch(network: Any, plan: SpikingPlan, feeds: dict[str, np.ndarray], device
 
 
 def _session(
-    model: onnx.ModelProto, device: Device, feeds: dict[str, np.ndarray], graph: bool = False
+    model: onnx.ModelProto, device: Device, feeds: dict[str, np.ndarray], graph: bool = False, *, plain: bool = False
 ) -> Callable[[], Any]:
     """A run; on a GPU from and to tensors that are there."""
+    if plain and not device.on_gpu:
+        opened = ort.InferenceSession(model.SerializeToString(), providers=list(device.providers))
+        return lambda: opened.run(None, feeds)
     if not device.on_gpu:
         session = Session(model)
         return lambda: session.run(feeds)
@@ -244,6 +252,7 @@ def _forget_peak() -> None:
 )
 @click.option("--steps", type=int, multiple=True, help="T [default: those of the network].")
 @click.option("--neuron", default="if", show_default=True, help="Neuron and levels: 'signed-group 4'.")
+@click.option("--plain", is_flag=True, help="Open networks with onnxruntime's default options, not with ours (CPU).")
 @click.option("--table", type=click.Path(path_type=Path, exists=True), help="Print the tables of rows written before.")
 @click.option("--case", help="One case, as JSON: what the others are run with.")
 def main(
@@ -257,6 +266,7 @@ def main(
     networks: tuple[str, ...],
     steps: tuple[int, ...],
     neuron: str,
+    plain: bool,
     table: Path | None,
     case: str | None,
 ) -> None:
@@ -276,7 +286,7 @@ def main(
             wanted = asked["steps"] in (steps or ((8,) if quick else (asked["steps"],)))
             if not wanted or (quick and asked["batch"] == 1) or not _possible(asked, neuron):
                 continue
-            asked |= {"device": device, "neuron": neuron}
+            asked |= {"device": device, "neuron": neuron, "plain": plain}
             asked["seconds"] = seconds or (1 if not on_cpu else 5 if quick else 15)
             try:
                 rows.append(_apart(asked, data) if on_cpu else measure(asked))

@@ -86,7 +86,7 @@ def data_options(command: F) -> F:
             show_default=True,
             help="Added to every label (1: class 0 is background).",
         ),
-        click.option("--batch-size", type=int, help="Samples per run [default: 128, or as many as there are]."),
+        click.option("--batch-size", type=int, help="Samples per run [default: 128, fewer for a large network]."),
         click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."),
     )(command)
 
