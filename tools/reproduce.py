@@ -129,7 +129,7 @@ HEAD = """# Reproduced
 Made by `tools/reproduce.py` from `docs/reproduced.jsonl`: networks that were trained for conversion (`models/`), with
 the published rule and with ours, on the 1,000 test images (of the digits 360); mean of the calibration seeds, +- their
 spread, and how many there are. *s*: seconds for a conversion with both evaluations, mean over the conversions of the
-row, on 2 CPU cores that did other work too; empty where several ran at a time on a GPU.
+row on 2 CPU cores that did other work too; those that ran on a GPU, several at a time, are left out.
 
 One standard error is 0.9 points near 90 % and 1.6 near 50 %. Judge by the gain over the same network's row without
 biases, since accuracy at small T depends strongly on the checkpoint. Published rows are from an independent
@@ -141,6 +141,10 @@ Five networks are too large for this repository, or of no use beyond this table.
 layers of 512; QCFS, L = 4) 60 of 120 and 80 of 116 epochs, then 16 at a rate of 0.03 and 0.01; MobileNetV2 (ReLU6) 18
 epochs at a rate of 0.05; the ViT (128 wide, 6 blocks; QCFS, L = 8, in its feed-forward layers) 64 epochs of AdamW at a
 rate of 0.001, weight decay 0.05, thresholds from 4.
+
+ResNet-34 was trained twice by the same command (on a GPU the same seed does not give the same weights). The two tables
+show how much of a gain is the checkpoint's: the second network is worse as an ANN and without biases, and biases give
+it back more.
 
 """
 
