@@ -22,7 +22,7 @@ class Job:
     """What every stage may look at.
 
     `free` is the network with a free batch where that can be had, else the network; `neurons` are those of every site,
-    per sample, empty if there are no data to count them with.
+    per sample, empty if there are no data and axes are open.
     """
 
     source: SourceModel

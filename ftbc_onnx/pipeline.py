@@ -37,7 +37,7 @@ from ftbc_onnx.planning import calibration_batching, make_plan
 from ftbc_onnx.preprocessing import Preprocessing
 from ftbc_onnx.record import describe, record_of
 from ftbc_onnx.results import EvaluationResult, VerificationResult
-from ftbc_onnx.runtime import Session, choose_device
+from ftbc_onnx.runtime import Device, Session, choose_device
 from ftbc_onnx.summary import summarise
 from ftbc_onnx.verify import verify
 
@@ -183,13 +183,12 @@ def open_job(
     if eval_data is not None:
         judged = open_data(eval_data, input_specs(source.model), preprocessing, purpose="evaluation")
     free = _with_free_batch(network, calibration)
-    there = calibration if calibration is not None else judged
     return Job(
         source,
         normalised,
         network,
         free,
-        {} if there is None else count_neurons(free, there, device),
+        _count_neurons(free, calibration or judged, device, config.seed),
         config,
         device,
         calibration,
@@ -198,6 +197,16 @@ def open_job(
         label_offset,
         progress,
     )
+
+
+def _count_neurons(network: Network, data: DataSource | None, device: Device, seed: int) -> dict[str, int]:
+    """Neurons of every site, per sample; without data on random numbers, empty if they do not do."""
+    if data is not None:
+        return count_neurons(network, data, device)
+    try:
+        return count_neurons(network, random_source(input_specs(network.view.model), 1, seed), device)
+    except (DataError, ModelError):  # an axis is open, or an input takes no numbers but some
+        return {}
 
 
 def refuse(source: SourceModel, network: Network, strict: bool = False) -> None:

@@ -3,8 +3,8 @@
 Calibration, verification and evaluation use the same `SessionOptions`, because spikes amplify rounding: across
 optimisation levels a few in a million flip. On CUDA, TF32 is off for the same reason.
 
-Nodes run in the order of the file, and nothing is laid out ahead of a run: a fifth of the memory, and faster (decision
-38). Neither changes a number.
+Nodes run as soon as they can, and nothing is laid out ahead of a run: a fraction of the memory, and the same numbers
+(decision 38).
 """
 
 from __future__ import annotations

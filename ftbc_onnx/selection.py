@@ -31,7 +31,7 @@ FEWEST = 16
 """With fewer calibration samples nothing is held back: they are fitted to and judge as well, and the report says so."""
 
 SEARCHED = 1 << 26
-"""Neurons, over samples and candidates, that a search has at a time: some 3 GB."""
+"""Neurons, over samples and candidates, that a search has at a time, if it can: some 3 GB."""
 
 NEAR = 2.0
 """An output error of at most this many times the least is as good, if the decisions agree as often."""
@@ -246,16 +246,20 @@ def search_sites(
     return kept
 
 
-def _groups(candidates: Mapping[str, Sequence[Candidate]], sizes: Mapping[str, int]) -> Iterator[list[str]]:
-    """Sites that have something to try, in order, as many at a time as `SEARCHED` allows."""
-    group, held = list[str](), 0
+def _groups(candidates: Mapping[str, Sequence[Candidate]], neurons: Mapping[str, int]) -> Iterator[list[str]]:
+    """Sites that have something to try, in order, as many at a time as `SEARCHED` allows, at least one.
+
+    `neurons`: of every site, over samples. The first candidates of all sites run in every group.
+    """
+    group, base = list[str](), sum(neurons.values())
+    held = base
     for name, tried in candidates.items():
         if len(tried) == 1:
             continue
-        more = sizes.get(name, 0) * (len(tried) - 1)
+        more = neurons.get(name, 0) * (len(tried) - 1)
         if group and held + more > SEARCHED:
             yield group
-            group, held = [], 0
+            group, held = [], base
         group.append(name)
         held += more
     if group:

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 from helpers import numbers, parse, run
-from networks import RELU, THRESHOLDS, digits, inputs, network_of, plan_of, residual, source_of
+from networks import QCFS, RELU, THRESHOLDS, digits, inputs, network_of, plan_of, residual, source_of
 
 from ftbc_onnx import batching, convert, planning, selection
 from ftbc_onnx.batching import choose_batching
@@ -42,6 +42,22 @@ class TestNeurons:
     def test_none_without_samples(self) -> None:
         ann = model("N", 6, 5)
         assert count_neurons(network_of(ann), source_of(ann, x=numbers(1, 2, 6, 5)).subset([]), CPU) == {}
+
+    def test_without_data_a_random_sample_is_counted(self) -> None:
+        known, open_ = (
+            convert(model_, None, steps=2, verify=False).report["neurons"] for model_ in (QCFS, free_axes(QCFS))
+        )
+        assert known > 0
+        assert open_ == 0
+
+
+def free_axes(path: Path) -> bytes:
+    """A network of the file with every axis of its input open."""
+    ann = onnx.load(path)
+    for axis in ann.graph.input[0].type.tensor_type.shape.dim[2:]:
+        axis.ClearField("dim_value")
+        axis.dim_param = f"axis{axis.ByteSize()}"
+    return ann.SerializeToString()
 
 
 class TestBatches:
@@ -104,17 +120,40 @@ class TestSearch:
             np.testing.assert_array_equal(found[errors_name(name)], whole[errors_name(name)])
         assert len(set(once.values())) > 1
 
+    def test_no_group_has_more_neurons_than_are_allowed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        network = network_of(residual())
+        plan = plan_of(network, THRESHOLDS, 2)
+        tried = {s.name: [Candidate(plan.thresholds[s.name] * f) for f in (1.0, 3.0, 0.3)] for s in plan.sites}
+        feeds = {"x": inputs(4, seed=5)}
+        neurons = count_neurons(network, source_of(network.view.model, x=feeds["x"]), CPU)
+        held: list[int] = []
+
+        def emit(*args: Any) -> onnx.ModelProto:
+            held.append(4 * sum(len(c) * neurons[name] for name, c in args[2].items()))
+            return emit_search(*args)
+
+        monkeypatch.setattr(selection, "emit_search", emit)
+        whole = 4 * 3 * sum(neurons.values())
+        for allowed, groups in ((whole, 1), (whole - 1, 2)):
+            del held[:]
+            monkeypatch.setattr(selection, "SEARCHED", allowed)
+            search_sites(network, plan, tried, feeds, CPU, rule=ROUGH, neurons=neurons)
+            assert len(held) == groups
+            assert max(held) <= allowed
+
     def test_large_networks_are_searched_with_few_samples(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Thresholds with all fitted to, the gate with all held back; of a large network with 8."""
         rows: list[int] = []
-        original = planning.search_sites
+        original = selection.search_sites
 
         def watched(*args: Any, **options: Any) -> dict[str, int]:
             rows.append(len(next(iter(args[3].values()))))
             return original(*args, **options)
 
-        monkeypatch.setattr(planning, "search_sites", watched)
-        images = digits("calibration")[0][:64]
+        for room in (planning, selection):
+            monkeypatch.setattr(room, "search_sites", watched)
+        images = digits("calibration")[0][:128]
         convert(RELU, images, steps=2, neuron="if", verify=False)
         monkeypatch.setattr(planning, "SEARCHED", 1)
         convert(RELU, images, steps=2, neuron="if", verify=False)
-        assert rows == [32, 8]
+        assert rows == [32, 32, 8, 8]

@@ -220,6 +220,12 @@ def test_conversion_on_a_gpu(path, tmp_path) -> None:
     np.testing.assert_allclose(again.accuracy, there.evaluation.accuracy, atol=1)
 
 
+def test_nodes_run_as_soon_as_they_can_and_no_run_is_laid_out_ahead() -> None:
+    options = Session(probe_model())._session.get_session_options()
+    assert options.execution_order == ort.ExecutionOrder.PRIORITY_BASED
+    assert not options.enable_mem_pattern
+
+
 def test_a_package_that_was_never_installed_has_an_unknown_version(monkeypatch: pytest.MonkeyPatch) -> None:
     assert package_version() == importlib.metadata.version("ftbc-onnx")
 

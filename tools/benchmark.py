@@ -10,7 +10,8 @@ the same architecture with random weights. ``calibrate`` and ``evaluate`` are on
 evaluation, as ratios to one run of the network in the form that is the default on a CPU. Integrate-and-fire neurons
 unless another is asked for. FOLDER is described in `real_data.py`. Nothing else should run.
 
-Networks are opened as this package opens them (`ftbc_onnx.runtime`), with ``--plain`` as onnxruntime does by default.
+On a CPU networks are opened as this package opens them (`ftbc_onnx.runtime`), with ``--plain`` as onnxruntime does by
+default; then without ``step`` and the tasks, which are this package's own code.
 
 With ``--device cuda`` inputs and outputs stay on the GPU, and a form with ``+graph`` is captured as a CUDA graph. All
 cases then run in one process: starting CUDA takes longer than most of them.
@@ -252,7 +253,7 @@ def _forget_peak() -> None:
 )
 @click.option("--steps", type=int, multiple=True, help="T [default: those of the network].")
 @click.option("--neuron", default="if", show_default=True, help="Neuron and levels: 'signed-group 4'.")
-@click.option("--plain", is_flag=True, help="Open networks with onnxruntime's default options, not with ours (CPU).")
+@click.option("--plain", is_flag=True, help="Open networks with onnxruntime's default options.")
 @click.option("--table", type=click.Path(path_type=Path, exists=True), help="Print the tables of rows written before.")
 @click.option("--case", help="One case, as JSON: what the others are run with.")
 def main(
@@ -283,6 +284,8 @@ def main(
     on_cpu, forms = device == "cpu", (*FORMS, *TASKS)
     with tempfile.TemporaryDirectory() as folder:
         for asked in _cases(data, Path(folder), networks or tuple(NETWORKS), only or (forms if on_cpu else CUDA_FORMS)):
+            if plain and asked["form"] in ("step", *TASKS):
+                continue
             wanted = asked["steps"] in (steps or ((8,) if quick else (asked["steps"],)))
             if not wanted or (quick and asked["batch"] == 1) or not _possible(asked, neuron):
                 continue
