@@ -184,13 +184,13 @@ def _torch(network: Any, plan: SpikingPlan, feeds: dict[str, np.ndarray], device
 
 
 def _session(
-    model: onnx.ModelProto, device: Device, feeds: dict[str, np.ndarray], graph: bool = False, *, plain: bool = False
+    model: onnx.ModelProto, device: Device, feeds: dict[str, np.ndarray], graph: bool = False, *, plain: bool
 ) -> Callable[[], Any]:
     """A run; on a GPU from and to tensors that are there."""
-    if plain and not device.on_gpu:
-        opened = ort.InferenceSession(model.SerializeToString(), providers=list(device.providers))
-        return lambda: opened.run(None, feeds)
     if not device.on_gpu:
+        if plain:
+            opened = ort.InferenceSession(model.SerializeToString(), providers=list(device.providers))
+            return lambda: opened.run(None, feeds)
         session = Session(model)
         return lambda: session.run(feeds)
     provider, options = device.providers[0]

@@ -143,8 +143,8 @@ epochs at a rate of 0.05; the ViT (128 wide, 6 blocks; QCFS, L = 8, in its feed-
 rate of 0.001, weight decay 0.05, thresholds from 4.
 
 ResNet-34 was trained twice by the same command (on a GPU the same seed does not give the same weights). The two tables
-show how much of a gain is the checkpoint's: the second network is worse as an ANN and without biases, and biases give
-it back more.
+show how much of a gain is the checkpoint's: the second network is worse as an ANN and without biases, and from T = 2 on
+biases give it back more.
 
 """
 
