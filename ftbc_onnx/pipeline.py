@@ -356,4 +356,6 @@ def _evaluate(
     if not plan.gains and not plan.layers and not any(bias.any() for bias in plan.biases.values()):
         return evaluation, evaluation
     none = plan.plain()
-    return evaluation, judge("evaluation without bias", emit_quick(job.network, none), none)
+    form, passes = emitted.form, job.config.fuse
+    plain = emit(job.network, none, form, passes=passes) if watched else emit_quick(job.network, none)
+    return evaluation, judge("evaluation without bias", plain, none)

@@ -13,7 +13,14 @@ from ftbc_onnx.data import open_data
 from ftbc_onnx.errors import CalibrationError
 from ftbc_onnx.graph.files import input_specs, load
 from ftbc_onnx.runtime import CPU
-from ftbc_onnx.thresholds import BINS, FRACTIONS, ActivationStatistics, collect_statistics, estimate_thresholds
+from ftbc_onnx.thresholds import (
+    BINS,
+    FRACTIONS,
+    ActivationStatistics,
+    collect_statistics,
+    estimate_thresholds,
+    mse_threshold,
+)
 
 PLAIN = "g (float[N,3,4,5] x) => (float[N,3,4,5] y) { y = Relu(x) }"
 
@@ -101,6 +108,19 @@ class TestLeastSquares:
             assert mine <= 1.02 * min(errors)
             assert np.min(np.abs(FRACTIONS * row.max() / theta - 1)) < 1e-6
 
+    @pytest.mark.parametrize("levels", [1, 3, 15, 60, 480])
+    def test_of_the_bins_it_is_the_least_to_the_last_bit(self, levels: int) -> None:
+        """Channels of any scale, one of them dead, against the error of one channel and candidate at a time."""
+        rng = np.random.default_rng(levels)
+        top = np.array([3.0, 0.0, 1e-3, 700.0])
+        counts = rng.poisson(30 * np.exp(-np.arange(BINS) / rng.uniform(20, 900, (4, 1)))) * (top > 0)[:, None]
+        found = ActivationStatistics(top, counts.astype(np.float64), np.zeros(4))
+        expected = []
+        for row, times, maximum in zip(found.centres, found.counts, top, strict=True):
+            errors = [(times * (quantised(row, f * maximum, levels) - row) ** 2).sum() for f in FRACTIONS if maximum]
+            expected.append(maximum * FRACTIONS[np.argmin(errors)] if errors else 0.0)
+        np.testing.assert_array_equal(mse_threshold(found, levels), expected)
+
     def test_more_steps_clip_less(self) -> None:
         x = samples(60)
         assert np.all(estimate(x, threshold="mse", steps=2) < estimate(x, threshold="mse", steps=32))
@@ -174,6 +194,17 @@ class TestStatistics:
         for row, counts, top in zip(values, found.counts, found.maximum, strict=True):
             expected, _ = np.histogram(row[row > 0], BINS, (0, top))
             assert np.abs(np.cumsum(counts) - np.cumsum(expected)).max() <= 3  # values on an edge may go either way
+
+    @pytest.mark.parametrize("cached", [1, 150, 10**9])
+    def test_do_not_depend_on_how_many_channels_are_counted_at_once(
+        self, cached: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        x = samples(16)
+        (whole,) = statistics(x, 3).values()
+        monkeypatch.setattr(thresholds, "_CACHED", cached)  # of 60 values per channel and batch
+        (found,) = statistics(x, 3).values()
+        np.testing.assert_array_equal(found.counts, whole.counts)
+        np.testing.assert_array_equal(found.zeros, whole.zeros)
 
     @pytest.mark.parametrize("size", [1, 7, 64])
     def test_do_not_depend_on_the_batch_size(self, size: int) -> None:

@@ -59,7 +59,7 @@ images), 10,000 test images."""
 
 
 def cases(networks: Sequence[str]) -> Iterator[Case]:
-    """Every case, what matters most first: T up to 8 with every seed, then the long runs with the first."""
+    """Every case, what matters most first: T up to 8 with every seed, then the long runs, seed by seed."""
     for seed in SEEDS:
         for network in (name for name in networks if not name.startswith("digits")):
             if "clipped" in network:
@@ -76,11 +76,16 @@ def cases(networks: Sequence[str]) -> Iterator[Case]:
         yield from (Case("reproduced", network, "binary", t, options={"neuron": "if"}) for t in STEPS if t <= 8)
         yield from (_refit(network, t, 0) for t in STEPS if t <= 8)
         yield from (_default(network, t, 0) for t in STEPS if t <= 8)
-    for network in (name for name in networks if not name.startswith("digits")):
-        if "clipped" in network:
-            yield from (_dual(network, t, 0) for t in (16, 32))
-        yield from (_best(network, t, 0) for t in (8, 16, 32))
-        yield from (_default(network, t, 0) for t in (16, 32))
+    for seed in SEEDS:
+        for network in (name for name in networks if not name.startswith("digits")):
+            if "clipped" in network:
+                yield from (_dual(network, t, seed) for t in (16, 32))
+            elif states_thresholds(network):
+                yield _published(network, 32, seed)
+            else:
+                yield from (_published(network, t, seed) for t in (16, 32))
+            yield from (_best(network, t, seed) for t in (8, 16, 32))
+            yield from (_default(network, t, seed) for t in (16, 32))
 
 
 def states_thresholds(network: str) -> bool:
