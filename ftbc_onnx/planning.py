@@ -136,10 +136,12 @@ class _Planner:
         self.job = job
         batching, samples = calibration_batching(job, data)
         config = job.config
-        chooses = any((config.neuron == "auto", config.threshold == "auto", config.gates, config.gain, config.refit))
+        self.synchronous = config.schedule == "synchronous"
+        estimated = any(site.threshold is None for site in job.network.sites)
+        self.chooses_thresholds = config.threshold == "auto" and estimated and not self.synchronous
+        chooses = any((config.neuron == "auto", self.chooses_thresholds, config.gates, config.gain, config.refit))
         fit, held = split(data, samples, batching.size if batching.fixed else 1) if chooses else (data, None)
         self.fit, self.held = fit, held
-        self.synchronous = job.config.schedule == "synchronous"
         self.fitted = min(samples, len(fit))
         self.batching = batching if batching.fixed else Batching(min(batching.size, self.fitted), False)
         self.statistics: Mapping[str, ActivationStatistics] = {}
@@ -163,7 +165,7 @@ class _Planner:
                 spec, selection = choose_neuron(specs, config.budget, self._quick, self.judge)
                 selections.append(selection)
         plan = self._plan(spec)
-        if config.threshold == "auto" and not self.synchronous and any(site.threshold is None for site in plan.sites):
+        if self.chooses_thresholds:
             plan, selection = self._choose_thresholds(plan)
             selections.append(selection)
         if config.looks_for_gains(spec) and (self.held is not None or config.gain):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -180,6 +181,14 @@ class TestConversions:
         assert result.plan.neuron == NeuronSpec("group", 3)
         assert result.report["selections"] == []
         assert result.report["calibration"]["samples"] == 256
+
+    def test_the_published_rule_is_fitted_to_all_samples_where_thresholds_are_stated(self) -> None:
+        """Nothing is chosen then, so nothing is held back."""
+        options: dict[str, Any] = {"steps": 2, "neuron": "if", "rule": "paper", "calib_samples": 64, "batch_size": 16}
+        for model, fitted, held in ((QCFS, 64, 0), (RELU, 48, 16)):
+            found = convert(model, CALIBRATION, **options).report
+            assert (found["calibration"]["samples"], found["calibration"]["held_back"]) == (fitted, held)
+            assert bool(found["selections"]) == bool(held)
 
     def test_binary_keeps_to_one_height(self) -> None:
         assert convert(RELU, CALIBRATION, steps=2, binary=True, calib_samples=32).plan.neuron == NeuronSpec("if")
