@@ -265,14 +265,14 @@ def check_positive(name: str, value: int) -> None:
         raise ConfigError(f"{name} is {value}: it must be a whole number, at least 1")
 
 
-def check_margin(value: float) -> None:
+def check_margin(value: float, name: str = "early_exit") -> None:
     """Refuse what is no margin of an early exit.
 
     Raises:
         ConfigError: it is no number from 0.
     """
     if not _is_number(value) or not 0 <= value < float("inf"):
-        raise ConfigError(f"early_exit is {value}: it must be a margin, a number of at least 0")
+        raise ConfigError(f"{name} is {value}: it must be a margin, a number of at least 0")
 
 
 def _is_number(value: Any) -> bool:

@@ -90,7 +90,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Refusal:
-    """An activation that was not converted, and why."""
+    """A node that cannot be converted, and why."""
 
     node: str
     op_type: str

@@ -115,7 +115,7 @@ class StepRunner:
         Raises:
             ConfigError: the output is unknown or no row of scores, or the margin is no number from 0.
         """
-        check_margin(margin)
+        check_margin(margin, "margin")
         self.reset()
         name = output or self.output_names[0]
         if name not in self.output_names:

@@ -157,7 +157,7 @@ class TestRunner:
         runner = StepRunner(path, device="cpu")
         with pytest.raises(DataError, match="input 'image' is missing: the network has image"):
             runner.step({"picture": digits("test", 1)[0]})
-        with pytest.raises(ConfigError, match="early_exit is -1"):
+        with pytest.raises(ConfigError, match="margin is -1"):
             runner.decide(digits("test", 1)[0], -1.0)
         with pytest.raises(ConfigError, match="there is no output 'nope': the network has logits"):
             runner.decide(digits("test", 1)[0], 1.0, "nope")

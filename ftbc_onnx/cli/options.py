@@ -181,7 +181,7 @@ def method_options(command: F) -> F:
             show_default=True,
             help="Neuron; auto: chosen for the budget, on calibration samples held back.",
         ),
-        click.option("--levels", type=int, help="Levels per step [default: 4]; of auto: at most."),
+        click.option("--levels", type=int, help="Levels per step [default: 4, of binary neurons 1]; of auto: at most."),
         click.option(
             "--coding",
             type=click.Choice(CODINGS),
