@@ -74,9 +74,11 @@ def test_a_network_that_states_its_thresholds_has_its_curve_from_one_conversion(
     reproduce = tool("reproduce")
     names = ["cifar10_resnet34_qcfs8", "cifar10_vit_qcfs8", "cifar10_resnet20_clipped"]
     cases = [case for case in reproduce.cases(names) if case.label in ("published", "dual")]
-    steps = {(n, s): sorted(c.steps for c in cases if (c.network, c.seed) == (n, s)) for n in names for s in (0, 1)}
-    assert [steps[name, 0] for name in names] == [[32], [1, 2, 4, 8], [1, 2, 4, 8, 16, 32]]
-    assert [steps[name, 1] for name in names] == [[8], [1, 2, 4, 8], [1, 2, 4, 8]]
+    steps = {(n, s): sorted({c.steps for c in cases if (c.network, c.seed) == (n, s)}) for n in names for s in (0, 1)}
+    assert [steps[name, 0] for name in names] == [[32], [1, 2, 4, 8, 16, 32], [1, 2, 4, 8, 16, 32]]
+    assert [steps[name, 1] for name in names] == [[8, 32], [1, 2, 4, 8, 16, 32], [1, 2, 4, 8, 16, 32]]
+    first = [case.steps for case in cases if case.seed == 1]
+    assert first.index(16) > max(place for place, t in enumerate(first) if t <= 8)  # long runs come after all others
 
     def row(network: str, t: int, accuracy: list[float]) -> dict[str, Any]:
         return {"case": {"network": network, "label": "published", "steps": t, "seed": 0}, "accuracy": accuracy}
@@ -84,6 +86,25 @@ def test_a_network_that_states_its_thresholds_has_its_curve_from_one_conversion(
     assert reproduce._curve([row(names[0], 4, [1.0, 2.0, 3.0, 4.0])], "accuracy") == {1: [1.0], 2: [2.0], 4: [4.0]}
     single = [row(names[1], 2, [5.0, 6.0]), row(names[1], 1, [7.0])]
     assert reproduce._curve(single, "accuracy") == {1: [7.0], 2: [6.0]}
+
+
+def test_rows_that_were_fitted_to_fewer_images_say_so() -> None:
+    """Those that are named so, and those of networks whose thresholds are chosen; rows without biases are one row."""
+    reproduce = tool("reproduce")
+
+    def row(network: str, label: str, t: int, accuracy: float) -> dict[str, Any]:
+        case = {"network": network, "label": label, "steps": t, "seed": 0}
+        return {"case": case, "ann": 90.0, "accuracy": [accuracy] * t, "no_bias": [10.0] * t, "seconds": 1.0}
+
+    name = "cifar10_resnet20_qcfs9"
+    both = reproduce._rows(name, [row(name, "published-750", 32, 40.0), row(name, "published", 8, 50.0)])
+    cells = {found["row"]: (found["T=1"], found["T=32"]) for found in both}
+    assert cells["integrate-and-fire, no bias"] == ("10.0", "10.0")
+    assert cells["published rule (alpha 0.4, 3 x 200 + 150 images)"] == ("40.0", "40.0")
+    assert cells["gain of published rule (alpha 0.4, 5 x 200 images)"] == ("+40.0", "")
+    assert cells[reproduce.CLOSED] == ("50", "")
+    (_, plain, *_) = reproduce._rows("cifar10_vit_qcfs9", [row("cifar10_vit_qcfs9", "published", 1, 40.0)])
+    assert plain["row"] == "published rule (alpha 0.4, 3 x 200 + 150 images)"
 
 
 def test_gains_are_shares_of_the_gap_to_the_ann_where_there_is_one() -> None:
