@@ -183,6 +183,7 @@ def evaluate(
         done += rows
         progress(done)
     spikes = means.result()
+    output_gap = None if ann is None else _relative(gap, scale)
     activity = tuple(
         SiteActivity(
             site,
@@ -200,14 +201,21 @@ def evaluate(
         ann_accuracy=None if ann is None else ann.accuracy(label_offset or 0),
         accuracy=_percent(right),
         agreement=_percent(agree),
-        output_gap=None if ann is None else tuple(float(v) for v in gap / max(scale, np.finfo(float).tiny)),
+        output_gap=output_gap,
         activity=activity,
         seconds=seconds,
         ann_seconds=0.0 if ann is None else ann.seconds,
         counts=total_counts(model, plan, spikes) if counting else None,
         readout=str(plan.readout),
         early_exit=None if early_exit is None else _early_exit(early_exit, early),
+        finite=ann is None or output_gap is not None,
     )
+
+
+def _relative(gap: np.ndarray, scale: float) -> tuple[float, ...] | None:
+    """Gaps over the ANN's size; None if outputs were not finite."""
+    errors = gap / max(scale, np.finfo(float).tiny)
+    return tuple(map(float, errors)) if np.all(np.isfinite(errors)) else None
 
 
 def evaluate_file(

@@ -14,6 +14,7 @@ import numpy as np
 
 from ftbc_onnx.batching import Batching, rows_of
 from ftbc_onnx.data import DataSource
+from ftbc_onnx.errors import CalibrationError
 from ftbc_onnx.graph.emit.moments import emit_moments, moments_name
 from ftbc_onnx.graph.sites import Network
 from ftbc_onnx.plan import SpikingPlan
@@ -28,7 +29,11 @@ _ROUNDING = 3e-3  # of the mean: below it, the difference of float32 means that 
 def find_gains(
     network: Network, plan: SpikingPlan, source: DataSource, *, batching: Batching, samples: int, device: Device
 ) -> dict[str, np.ndarray]:
-    """The gains of every site of an asynchronous plan, [C]."""
+    """The gains of every site of an asynchronous plan, [C].
+
+    Raises:
+        CalibrationError: activations are too large to be squared in float32.
+    """
     session = Session(emit_moments(network, plan), device)
     totals = {site.name: np.zeros((5, site.channels)) for site in plan.sites}
     seen = 0
@@ -37,6 +42,11 @@ def find_gains(
         seen += rows
         for name, total in totals.items():
             totals[name] = total + found[moments_name(name)].astype(np.float64) * rows
+    for name, total in totals.items():
+        if not np.all(np.isfinite(total)):
+            raise CalibrationError(
+                f"the activations of site '{name}' are too large to be squared in float32: check the data's scale"
+            )
     return {name: gain_of(total / seen, plan.thresholds[name]) for name, total in totals.items()}
 
 

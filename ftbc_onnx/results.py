@@ -225,13 +225,15 @@ class EvaluationResult:
         ann_accuracy: accuracy of the ANN, in percent; None without labels or without the ANN.
         accuracy: accuracy after each step, in percent; None without labels.
         agreement: share of samples with the ANN's decision after each step, in percent; None if not a classifier.
-        output_gap: mean |SNN - ANN| of the output after each step, relative to mean |ANN|; None without the ANN.
+        output_gap: mean |SNN - ANN| of the output after each step, relative to mean |ANN|; None without the
+            ANN, or where outputs are not finite.
         activity: per site.
         seconds: time taken by the SNN.
         ann_seconds: time taken by the ANN.
         counts: events and synaptic operations; None if they were not counted.
         readout: over which steps outputs are averaged, ``mean`` or ``delayed:t0``.
         early_exit: accuracy and steps with an early exit; None if it was not asked for.
+        finite: whether all outputs that were compared are finite.
     """
 
     samples: int
@@ -247,6 +249,7 @@ class EvaluationResult:
     counts: Counts | None = None
     readout: str = "mean"
     early_exit: EarlyExit | None = None
+    finite: bool = True
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON types; gap and rate per site."""
@@ -258,6 +261,7 @@ class EvaluationResult:
             "accuracy": None if self.accuracy is None else list(self.accuracy),
             "agreement": None if self.agreement is None else list(self.agreement),
             "output_gap": None if self.output_gap is None else list(self.output_gap),
+            "finite": self.finite,
             "sites": {
                 a.site.name: {
                     "rate": a.rate,

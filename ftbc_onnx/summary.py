@@ -56,6 +56,11 @@ def summarise(report: Report) -> list[str]:
             f"The ANN itself has only {ann:.1f} % on these data. If it should have more, look at the preprocessing "
             "(--scale, --mean, --std, --color, --layout) and at --label-offset before anything else."
         )
+    if not evaluation.get("finite", True):
+        sentences.append(
+            "Outputs are not finite (NaN or infinite) on these data, so nothing is said of their error: look at the "
+            "last layers of the model, and at the scale of the data."
+        )
     if _distance(evaluation) <= CLOSE:
         return [*sentences, *_good(report, evaluation)]
     return [*sentences, *_where(report, evaluation), *_steps(report, evaluation), *_causes(report)]

@@ -37,6 +37,7 @@ Progress = Callable[[int], None]
 """Called with the number of samples done so far."""
 
 _ELEMENTS = 1 << 26  # activations held at a time, all sites together
+_FAINTEST = float(np.finfo(np.float32).tiny) * BINS  # a channel whose maximum is no larger was never active
 _CACHED = 1 << 15  # activations counted at a time: what they become on the way stays in a core's cache
 
 
@@ -45,7 +46,7 @@ class ActivationStatistics:
     """What is known of a site's activation on the calibration data.
 
     Attributes:
-        maximum: largest value per channel, [C].
+        maximum: largest value per channel, [C]; 0 where bins would be narrower than float32 can say.
         counts: number of positive values per channel and bin, [C, BINS]; bin i is (i, i+1] * maximum/BINS, roughly.
         zeros: number of values not above 0 per channel, [C].
     """
@@ -115,6 +116,7 @@ def collect_statistics(
             maxima[site.name] = np.maximum(maxima.get(site.name, np.zeros(site.channels)), top)
         done += rows_of(part)
         progress(done)
+    maxima = {name: np.where(top > _FAINTEST, top, 0.0) for name, top in maxima.items()}
     session = Session(expose_tensors(network.view.model, [site.spikes for site in sites]), device)
     counts = {site.name: np.zeros((site.channels, BINS)) for site in sites}
     zeros = {site.name: np.zeros(site.channels) for site in sites}

@@ -95,7 +95,22 @@ def verify(emitted: Emitted, network: Network, plan: SpikingPlan, feeds: Feeds) 
         alone = run({name: value[:1] for name, value in feeds.items()})
         sizes = (1, rows)
         difference = max(_batch_difference(found[name], alone[name], network) for name in names)
+        check_samples_apart(network, feeds)
     return VerificationResult(rows, steps, bitwise, largest, sizes, difference, fusion)
+
+
+def check_samples_apart(network: Network, feeds: Feeds) -> None:
+    """That the ANN's outputs for the first sample do not change with the batch it is in: spikes may hide it.
+
+    Raises:
+        VerificationError: they do.
+    """
+    session = Session(network.view.model, optimise=False)
+    names = [name for name in network.view.output_names if name in network.temporal]
+    many = session.run(feeds, names)
+    alone = session.run({name: value[:1] for name, value in feeds.items()}, names)
+    for name in names:
+        _batch_difference(many[name][None], alone[name][None], network)
 
 
 def fusion_error(network: Network, plan: SpikingPlan, fused: Fused, feeds: Feeds, steps: int) -> float:

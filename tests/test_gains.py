@@ -21,7 +21,7 @@ from networks import (
     source_of,
 )
 
-from ftbc_onnx import ConfigError, DataError, convert
+from ftbc_onnx import CalibrationError, ConfigError, DataError, convert
 from ftbc_onnx.calibrate import calibrate
 from ftbc_onnx.evaluate import evaluate_file
 from ftbc_onnx.gains import HIGHEST, LOWEST, find_gains, gain_of
@@ -199,3 +199,10 @@ def test_the_largest_spike_is_theta_times_gain(plan: SpikingPlan) -> None:
     scaled = plan.with_gains({first.name: np.array([1, 2, 0.5, 4], np.float32)})
     np.testing.assert_array_equal(scaled.height(first), THRESHOLDS[first.name] * [1, 2, 0.5, 4])
     np.testing.assert_array_equal(scaled.height(second), THRESHOLDS[second.name])
+
+
+def test_activations_too_large_to_be_squared_are_refused_with_their_site(plan: SpikingPlan) -> None:
+    name = plan.sites[0].name
+    source = source_of(residual(), x=inputs(8) * np.float32(1e25))
+    with pytest.raises(CalibrationError, match=f"activations of site '{name}' are too large to be squared in float32"):
+        find_gains(network_of(residual()), plan, source, batching=batches_of(8), samples=8, device=CPU)

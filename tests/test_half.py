@@ -48,6 +48,21 @@ def test_weights_beyond_its_range_stay() -> None:
     assert kinds["m"] == onnx.TensorProto.FLOAT
 
 
+@pytest.mark.parametrize("gate", ["s = Sigmoid(a) r = Mul(a, s)", "k = Relu(a) r = Softmax <axis = 1> (k)"])
+def test_signed_spikes_before_a_layer_stand_before_its_cast(gate: str) -> None:
+    """What smooth functions give is quantised in float32; the layer behind reads it in float16."""
+    body = f"a = Conv <pads = [1,1,1,1]> (x, w, b) {gate} c = Conv(r, v) q = Relu(c)"
+    text = f"g (float[N,3,5,5] x) => (float[N,4] y) {{ {body} p = GlobalAveragePool(q) f = Flatten(p) y = Gemm(f, m) }}"
+    model = parse(text, w=WEIGHTS["w"], b=WEIGHTS["b"], m=WEIGHTS["m"], v=numbers(4, 4, 3, 3))
+    options = {"steps": 8, "neuron": "signed-group", "levels": 15, "float16": True}
+    result = convert(model, numbers(64, 3, 5, 5), **options)
+    assert result.report["verification"]["bitwise"]
+    assert any(site.signed for site in result.plan.sites)
+    x = numbers(6, 3, 5, 5, seed=3)
+    expected, found = (run(net, {"x": x})["y"] for net in (model, result.model))
+    assert np.abs(found - expected).mean() < 0.05 * np.abs(expected).mean()
+
+
 @pytest.mark.parametrize("form", ["unrolled", "fused", "folded", "loop", "step"])
 @pytest.mark.parametrize("source", [RELU, QCFS], ids=["relu", "qcfs"])
 def test_converted(source: Path, form: str, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import onnx
 import pytest
 from helpers import OPSETS, assert_same_function, assert_valid, constant, node_of, numbers, ops, parse, run
 from networks import QCFS, RELU, digits
+from onnx import numpy_helper
 
 from ftbc_onnx import convert
 from ftbc_onnx.errors import ConfigError, ModelError
@@ -166,6 +167,29 @@ def test_old_opsets_are_raised(opset):
     names = list(node_of(after, "Clip").input)
     assert [float(constant(after, name)) for name in names[1:]] == [0, 6]
     assert not {"BatchNormalization", "Dropout", "Pad", "Constant"} & set(ops(after))
+
+
+@pytest.mark.parametrize("linear", [True, False], ids=["one index", "an index per axis"])
+def test_sparse_initializers_are_made_dense(linear):
+    w = np.where(np.arange(12).reshape(4, 3) % 5 == 2, numbers(4, 3), np.float32(0))
+    places = np.argwhere(w) if not linear else np.flatnonzero(w)
+    model = parse("g (float[N,4] x) => (float[N,3] y) { a = MatMul(x, w) y = Relu(a) }", w=w)
+    x = numbers(5, 4)
+    expected = run(model, {"x": x})["y"]
+    del model.graph.initializer[:]
+    values = numpy_helper.from_array(w[w != 0], "w")
+    tensor = onnx.helper.make_sparse_tensor(values, numpy_helper.from_array(places.astype(np.int64), "at"), w.shape)
+    model.graph.sparse_initializer.append(tensor)
+    after = normalise(model)
+    assert after.changes["densify"] == 1
+    assert not after.model.graph.sparse_initializer
+    np.testing.assert_array_equal(constant(after.model, "w"), w)
+    np.testing.assert_array_equal(run(after.model, {"x": x})["y"], expected)
+
+
+def test_an_opset_that_was_asked_for_is_not_blamed_on_the_export():
+    with pytest.raises(ModelError, match=r"could not be changed to 99.*: use another --opset, or none$"):
+        normalise(parse("g (float[N] x) => (float[N] y) { y = Relu(x) }"), 99)
 
 
 def test_an_opset_that_cannot_be_raised_is_an_error():

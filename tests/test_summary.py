@@ -179,3 +179,9 @@ def test_data_that_are_no_judge() -> None:
 
 def test_a_synchronous_network_has_no_shorter_run() -> None:
     assert len(summarise(report(measured([90.0, 90.0]), synchronous={"latency": 6}))) == 1
+
+
+def test_outputs_that_are_not_finite_are_said() -> None:
+    found = summarise(report(measured([88.0, 89.5], finite=False), measured([80.0, 81.0])))
+    assert any(sentence.startswith("Outputs are not finite") for sentence in found)
+    assert not any("not finite" in sentence for sentence in summarise(report(measured([88.0, 89.5]))))

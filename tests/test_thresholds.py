@@ -177,6 +177,17 @@ class TestBounds:
         (found,) = estimate_thresholds(network, {}, ConvertConfig(threshold="max")).values()
         np.testing.assert_array_equal(found, [1.5, 2, 0.5])
 
+    @pytest.mark.parametrize("scale", [1e-36, 1e-40, 1e-44])
+    @pytest.mark.parametrize("threshold", ["max", "percentile", "mse", "moments"])
+    def test_channel_too_faint_for_float32_was_never_active(self, threshold: str, scale: float) -> None:
+        x = samples()
+        x[:, 1] *= np.float32(scale) / np.abs(x[:, 1]).max()
+        assert 0 < x[:, 1].max() < 1e-35
+        theta = estimate(x, threshold=threshold)
+        np.testing.assert_allclose(theta[1], (theta[0] + theta[2]) / 2, rtol=1e-6)
+        (found,) = statistics(x).values()
+        assert found.dead.tolist() == [False, True, False]
+
     def test_infinite_activation_is_refused_with_its_name(self) -> None:
         text = "g (float[N,3,4,5] x) => (float[N,3,4,5] y) <float k = {3e38}> { z = Mul(x, k) y = Relu(z) }"
         with pytest.raises(CalibrationError, match="activation 'y' of the ANN is not finite"):

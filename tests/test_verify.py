@@ -146,6 +146,13 @@ class TestBatch:
         text = "g (float[N,4] x) => (float[N,4] y) { r = Relu(x)  m = ReduceMean<axes=[0]>(r)  y = Sub(r, m) }"
         assert "changes by" in self.refused(text)
 
+    def test_that_mixes_samples_where_spikes_hide_it(self) -> None:
+        """Spikes behind the mixture are the same in every batch: all at the threshold."""
+        text = """g (float[N,4] x) => (float[N,4] y) {
+            r = Relu(x) m = ReduceSum(r, axes) t = Add(m, one) q = Relu(t) y = Neg(q) }"""
+        axes, one = np.array([0]), np.array([2], np.float32)
+        assert "changes by" in self.refused(text, axes=axes, one=one)
+
     def test_that_fixes_the_batch_of_its_output(self) -> None:
         text = "g (float[N,4] x) => (float[M,K] y) <int64[2] s = {2,-1}> { r = Relu(x)  y = Reshape(r, s) }"
         message = self.refused(text)

@@ -17,7 +17,7 @@ from ftbc_onnx.cli.export_nir import export_nir
 from ftbc_onnx.cli.inspect import inspect
 from ftbc_onnx.cli.report import report
 from ftbc_onnx.cli.sweep import sweep
-from ftbc_onnx.errors import ConfigError, FtbcError, InterruptError
+from ftbc_onnx.errors import ConfigError, FtbcError, InterruptError, ModelError
 
 INTERRUPTED = "interrupted: nothing is half-written, and nothing is kept to go on with: run the same command again"
 
@@ -39,6 +39,10 @@ def main() -> None:
         _fail(INTERRUPTED, InterruptError.exit_code)
     except BrokenPipeError:
         sys.exit(0)
+    except OSError as error:
+        _fail(f"{error.strerror or error}" + (f": '{error.filename}'" if error.filename else ""), ModelError.exit_code)
+    except MemoryError as error:
+        _fail(f"out of memory ({error}): take fewer steps, or a smaller --batch-size", ConfigError.exit_code)
 
 
 def _fail(message: str, code: int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from pathlib import Path
@@ -21,7 +20,7 @@ from ftbc_onnx.cli.options import (
     output_options,
     scope_options,
 )
-from ftbc_onnx.cli.screen import progress_bars, set_up_logging
+from ftbc_onnx.cli.screen import print_json, progress_bars, set_up_logging
 from ftbc_onnx.cli.values import labelled, preprocessing_of
 from ftbc_onnx.config import ConvertConfig
 from ftbc_onnx.errors import ConfigError
@@ -126,7 +125,7 @@ def convert(
     if page is not None:
         write_page(report, page)
     if as_json:
-        click.echo(json.dumps(report, indent=1))
+        print_json(report)
     else:
         console = Console(emoji=False)
         print_conversion(console, report, verbose)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import click
 from rich.console import Console
 
 from ftbc_onnx.cli.options import common, data_options
-from ftbc_onnx.cli.screen import progress_bars, set_up_logging
+from ftbc_onnx.cli.screen import print_json, progress_bars, set_up_logging
 from ftbc_onnx.cli.values import preprocessing_of
 from ftbc_onnx.diagnosis import SAMPLES, diagnose_file
 from ftbc_onnx.errors import ConfigError
@@ -93,6 +92,6 @@ def diagnose(
             "remedies": [remedy.as_dict() for remedy in found],
             "trials": [asdict(trial) for trial in trials],
         }
-        click.echo(json.dumps(report, indent=1))
+        print_json(report)
     else:
         print_diagnosis(Console(emoji=False), diagnosis, found, trials, verbose)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import click
 from rich.console import Console
 
 from ftbc_onnx.cli.options import common, data_options, early_exit_option, energy_options, labels_option
-from ftbc_onnx.cli.screen import progress_bars, set_up_logging
+from ftbc_onnx.cli.screen import print_json, progress_bars, set_up_logging
 from ftbc_onnx.cli.values import labelled, preprocessing_of
 from ftbc_onnx.energy import Constants, energy_of
 from ftbc_onnx.evaluate import evaluate_file
@@ -74,7 +73,7 @@ def evaluate(
         )
     energy = None if result.counts is None else energy_of(result.counts, constants).as_dict()
     if as_json:
-        click.echo(json.dumps({**result.as_dict(), "energy": energy, "device": used}, indent=1))
+        print_json({**result.as_dict(), "energy": energy, "device": used})
     else:
         console = Console(emoji=False)
         console.print(f"device {used}", highlight=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import click
 from rich.console import Console
 
 from ftbc_onnx.cli.options import common, data_options
-from ftbc_onnx.cli.screen import progress_bars, set_up_logging
+from ftbc_onnx.cli.screen import print_json, progress_bars, set_up_logging
 from ftbc_onnx.cli.values import preprocessing_of
 from ftbc_onnx.errors import ModelError
 from ftbc_onnx.nir.export import export_nir as export
@@ -50,7 +49,7 @@ def export_nir(*, model: Path, output: Path | None, verbose: bool, quiet: bool, 
     with progress_bars(quiet or as_json) as progress:
         report = export(model, output, preprocessing=preprocessing, progress=progress, **options)
     if as_json:
-        click.echo(json.dumps(report, indent=1))
+        print_json(report)
     else:
         print_nir(Console(emoji=False), report)
     if report["output"] is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import click
 from rich.console import Console
 
 from ftbc_onnx.cli.options import common, scope_options
-from ftbc_onnx.cli.screen import set_up_logging
+from ftbc_onnx.cli.screen import print_json, set_up_logging
 from ftbc_onnx.config import ConvertConfig
 from ftbc_onnx.errors import ModelError
 from ftbc_onnx.inspection import inspect_model
@@ -35,7 +34,7 @@ def inspect(*, model: Path, verbose: bool, quiet: bool, as_json: bool, **options
     set_up_logging(verbose, quiet)
     report = inspect_model(model, ConvertConfig(**options))
     if as_json:
-        click.echo(json.dumps(report, indent=1))
+        print_json(report)
     else:
         print_inspection(Console(emoji=False), report, verbose)
     if report["refusals"]:

@@ -1,11 +1,15 @@
-"""What appears on stderr while a command runs: log lines and progress bars."""
+"""What a command shows: log lines and progress bars on stderr, a report as JSON on stdout."""
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from math import isfinite
+from typing import Any
 
+import click
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
@@ -25,6 +29,19 @@ def set_up_logging(verbose: bool, quiet: bool) -> None:
     warning = conflicting_packages()
     if warning:
         log.warning(warning)
+
+
+def print_json(report: Mapping[str, Any]) -> None:
+    """A report on stdout as strict JSON, in which a number that is not finite is null."""
+    click.echo(json.dumps(_strict(report), indent=1, allow_nan=False))
+
+
+def _strict(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _strict(part) for name, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_strict(part) for part in value]
+    return None if isinstance(value, float) and not isfinite(value) else value
 
 
 class TimeLeft(ProgressColumn):

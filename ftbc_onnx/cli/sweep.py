@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ftbc_onnx.cli.options import common, data_options, scope_options
-from ftbc_onnx.cli.screen import log, progress_bars, set_up_logging
+from ftbc_onnx.cli.screen import log, print_json, progress_bars, set_up_logging
 from ftbc_onnx.cli.values import preprocessing_of
 from ftbc_onnx.config import check_positive
 from ftbc_onnx.errors import ConfigError
@@ -89,7 +88,7 @@ def sweep(
             **options,
         )
     if as_json:
-        click.echo(json.dumps(result.as_dict(), indent=1))
+        print_json(result.as_dict())
     else:
         print_sweep(Console(emoji=False), result)
     for point, error in result.failed:

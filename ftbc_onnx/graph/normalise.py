@@ -1,6 +1,7 @@
 """Normalise the ANN: the same function, written with as few and as plain nodes as can be.
 
-1. local functions inlined, nodes named, initializers taken out of the inputs, ``ai.onnx`` written as the empty domain
+1. local functions inlined, sparse initializers made dense, nodes named, initializers taken out of the inputs,
+   ``ai.onnx`` written as the empty domain
 2. opset changed to the one that is wanted, or raised to 13 if it is older (`FLOOR`), and the IR version to what that
    takes
 3. the passes of `ftbc_onnx.graph.passes`, round after round, with fresh shapes, until nothing changes
@@ -54,8 +55,10 @@ def normalise(model: onnx.ModelProto, opset: int | None = None) -> Normalised:
     if work.functions:
         changes["inline_functions"] = len(work.functions)
         work = inliner.inline_local_functions(work)
+    changes["densify"] = _densify(work)
     _spell_domain(work)
-    work = _change_opset(work, opset or max(default_opset(work), FLOOR), changes)
+    hint = "use another --opset, or none" if opset else f"export the model with opset {FLOOR} or newer"
+    work = _change_opset(work, opset or max(default_opset(work), FLOOR), hint, changes)
     _name_nodes(work)
     _drop_initializer_inputs(work)
     _name_axes(work)
@@ -108,7 +111,7 @@ def default_opset(model: onnx.ModelProto) -> int:
     return next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 1)
 
 
-def _change_opset(model: onnx.ModelProto, wanted: int, changes: Counter[str]) -> onnx.ModelProto:
+def _change_opset(model: onnx.ModelProto, wanted: int, hint: str, changes: Counter[str]) -> onnx.ModelProto:
     version = default_opset(model)
     if version == wanted:
         return model
@@ -117,14 +120,24 @@ def _change_opset(model: onnx.ModelProto, wanted: int, changes: Counter[str]) ->
         if wanted < version:  # the converter knows few ways down, and not all of them are right
             onnx.checker.check_model(changed)
     except Exception as error:  # the converter raises RuntimeError and its own kinds
-        raise ModelError(
-            f"opset {version} could not be changed to {wanted} ({str(error)[:200]}): "
-            f"export the model with opset {wanted}" + ("" if wanted > FLOOR else " or newer")
-        ) from error
+        raise ModelError(f"opset {version} could not be changed to {wanted} ({str(error)[:200]}): {hint}") from error
     changes["raise_opset" if wanted > version else "lower_opset"] = 1
     del changed.metadata_props[:]
     changed.metadata_props.extend(model.metadata_props)
     return changed
+
+
+def _densify(model: onnx.ModelProto) -> int:
+    """Sparse initializers as plain ones; how many there were."""
+    sparse = list(model.graph.sparse_initializer)
+    for tensor in sparse:
+        values, places = (numpy_helper.to_array(part) for part in (tensor.values, tensor.indices))
+        dense = np.zeros(tuple(tensor.dims), values.dtype)
+        index = np.unravel_index(places, dense.shape) if places.ndim == 1 else tuple(places.T)
+        dense[index] = values
+        model.graph.initializer.append(numpy_helper.from_array(dense, tensor.values.name))
+    del model.graph.sparse_initializer[:]
+    return len(sparse)
 
 
 def _spell_domain(model: onnx.ModelProto) -> None:

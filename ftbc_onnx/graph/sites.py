@@ -209,6 +209,8 @@ class _Search:
         """Put a signed site behind a tensor (once); returns the name of its spikes."""
         if tensor not in self.signed:
             maker = self.view.producers[tensor]
+            if self._narrows(maker):
+                return self._narrowed(tensor, maker)
             name, spikes = f"{maker.name}/quantiser", f"{tensor}/quantised"
             marker = onnx.helper.make_node("Identity", [tensor], [spikes], name=name)
             site = make_site(self.view, maker.op_type, (name,), tensor, spikes)
@@ -219,6 +221,23 @@ class _Search:
             self.sources[spikes] = {name}
             self.signed[tensor] = spikes
         return self.signed[tensor]
+
+    def _narrows(self, node: onnx.NodeProto) -> bool:
+        """Whether a node is the Cast to float16 before a layer (`ftbc_onnx.graph.half`)."""
+        kinds = [self.view.elem_type(name) for name in (*node.input, *node.output)]
+        return node.op_type == "Cast" and kinds == [onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16]
+
+    def _narrowed(self, tensor: str, cast: onnx.NodeProto) -> str:
+        """A signed site before a Cast to float16, and its spikes in float16 behind one; returns their name."""
+        source, spikes = self._signed_site(cast.input[0]), f"{tensor}/quantised"
+        node = self._reading(cast, {cast.input[0]: source})
+        node.name, node.output[0] = f"{cast.name}/quantised", spikes
+        self.nodes.append(node)
+        self.classes[node.name] = NodeClass.LINEAR
+        self.temporal.add(spikes)
+        self.sources[spikes] = self._upstream([source])
+        self.signed[tensor] = spikes
+        return spikes
 
     def _add_site(self, site: SpikingSite, upstream: set[str]) -> None:
         self.sites[site.name] = replace(site, upstream=tuple(name for name in self.sites if name in upstream))
