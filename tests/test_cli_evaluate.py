@@ -8,8 +8,10 @@ import json
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from cli_cases import Caller, ann, call, data, fails, snn  # noqa: F401 - fixtures
+from helpers import numbers, parse
 from networks import QCFS, RELU, TEST, digits
 
 
@@ -27,6 +29,21 @@ class TestEvaluate:
         assert len(report["accuracy"]) == 3
         assert report["ann_accuracy"] is None
         assert report["device"] == "cpu"
+
+    def test_json_is_strict_and_says_that_outputs_are_not_finite(self, call: Caller, tmp_path: Path) -> None:
+        text = "g (float[N,4] x) => (float[N,3] y) { a = MatMul(x, w) r = Relu(a) b = MatMul(r, v) y = Log(b) }"
+        onnx.save(parse(text, w=numbers(4, 5), v=numbers(5, 3)), tmp_path / "log.onnx")
+        np.savez(tmp_path / "log.npz", x=numbers(16, 4), label=np.zeros(16, np.int64))
+        log, of, out = tmp_path / "log.onnx", tmp_path / "log.npz", tmp_path / "snn.onnx"
+        for command in (
+            ("convert", log, "-T", 2, "--neuron", "if", "--calib-data", of, "--eval-data", of, "-o", out),
+            ("evaluate", out, "--eval-data", of, "--ann", log),
+        ):
+            done = call(*command, "--json")
+            assert done.code == 0, done
+            report = json.loads(done.out, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+            evaluation = report.get("evaluation", report)
+            assert (evaluation["finite"], evaluation["output_gap"]) == (False, None)
 
     def test_label_offset(self, call: Caller, snn: Path, tmp_path: Path) -> None:
         images, labels = digits("test", 40)

@@ -15,6 +15,7 @@ from ftbc_onnx.graph.emit.unrolled import bias_name, emit_unrolled, threshold_na
 from ftbc_onnx.graph.sites import Network
 from ftbc_onnx.plan import SpikingPlan
 from ftbc_onnx.results import VerificationResult
+from ftbc_onnx.simulate import Simulation
 from ftbc_onnx.verify import simulate, verify
 
 
@@ -125,6 +126,15 @@ class TestTampering:
         emitted = emit_unrolled(network_of(wide), plan)
         with pytest.raises(VerificationError, match=r"output 'y' has shape \(2, 6\), its plan gives \(2, 3\)"):
             verify(emitted, network, plan, {"x": inputs(2)})
+
+
+def test_segments_have_one_thread_each() -> None:
+    """Every session has threads of its own, and a network has many segments."""
+    network = network_of(residual())
+    run = Simulation(network, make_plan(network, 2), {"x": inputs(2)})
+    sessions = [session for _, session in run._segments if session is not None]
+    assert len(sessions) > 2
+    assert {session.device.threads for session in sessions} == {1}
 
 
 class TestBatch:
