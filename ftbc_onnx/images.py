@@ -98,7 +98,9 @@ def match_keys(found: Sequence[str], names: Sequence[str], where: str) -> tuple[
     unknown = [key for key in others if key not in names and len(names) > 1]
     if missing or unknown:
         what = f"no array for {', '.join(missing)}" if missing else f"unknown key {', '.join(unknown)}"
-        raise DataError(f"{where}: {what}; found {', '.join(found) or 'none'}, expected an array for each of {', '.join(names)}")
+        raise DataError(
+            f"{where}: {what}; found {', '.join(found) or 'none'}, expected an array for each of {', '.join(names)}"
+        )
     return {name: name for name in names}, label
 
 

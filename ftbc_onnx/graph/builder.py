@@ -36,10 +36,10 @@ class GraphBuilder:
         self._nodes: list[onnx.NodeProto] = []
         self._initializers: dict[str, onnx.TensorProto] = {}
         self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
-        self._names: set[str] = set()
+        self._names = _Names()
         self._promised: set[str] = set()
         self._avoided: set[str] = set()
-        self._node_names: set[str] = set()
+        self._node_names = _Names()
         self._neutral: dict[str, tuple[str, ...]] = {}
         self._scope = ""
 
@@ -84,10 +84,10 @@ class GraphBuilder:
 
     def unique(self, name: str) -> str:
         """`name`, or with a number behind it if it is taken; claims it."""
-        return _claim(name, self._names, self._avoided)
+        return self._names.claim(name, self._avoided)
 
     def _node_name(self, name: str) -> str:
-        return _claim(name, self._node_names)
+        return self._node_names.claim(name)
 
     # nodes
 
@@ -381,11 +381,20 @@ class LoopBody:
         self.collected[name] = kind
 
 
-def _claim(name: str, taken: set[str], avoided: Container[str] = ()) -> str:
-    """`name`, or with a number behind it if it is taken or to be avoided; adds it to what is taken."""
-    candidate, count = name, 1
-    while candidate in taken or candidate in avoided:
-        count += 1
-        candidate = f"{name}_{count}"
-    taken.add(candidate)
-    return candidate
+class _Names(set[str]):
+    """Names that are taken; none is ever given back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._last: dict[str, int] = {}  # the last number behind a name: those before it are taken
+
+    def claim(self, name: str, avoided: Container[str] = ()) -> str:
+        """`name`, or with a number behind it if it is taken or to be avoided; it is taken then."""
+        count = self._last.get(name, 1)
+        candidate = name if count == 1 else f"{name}_{count}"
+        while candidate in self or candidate in avoided:
+            count += 1
+            candidate = f"{name}_{count}"
+        self._last[name] = count
+        self.add(candidate)
+        return candidate
