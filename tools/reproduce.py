@@ -153,9 +153,10 @@ layers of 512; QCFS, L = 4) 60 of 120 and 80 of 116 epochs, then 16 at a rate of
 epochs at a rate of 0.05; the ViT (128 wide, 6 blocks; QCFS, L = 8, in its feed-forward layers) 64 epochs of AdamW at a
 rate of 0.001, weight decay 0.05, thresholds from 4.
 
-ResNet-34 was trained twice by the same command (on a GPU the same seed does not give the same weights). The two tables
-show how much of a gain is the checkpoint's: the second network is worse as an ANN and without biases, and from T = 2 on
-biases give it back more.
+ResNet-34 was trained twice by the same command (on a GPU the same seed does not give the same weights), and there are
+two ResNet-20 with QCFS, L = 8: one trained from scratch, and one (`..._qcfs8_torchscript`) fine-tuned from a network
+with plain ReLU for 4 epochs (SGD at 0.03, crop and flip). These tables show how much of a gain is the checkpoint's
+([decision 33](decisions/0033-training.md)).
 
 """
 
