@@ -53,8 +53,11 @@ class SpikingSite:
 
     @property
     def channel_shape(self) -> tuple[int, ...]:
-        """Shape of a per-channel value broadcast against the tensor: [1, C, 1, 1] for NCHW, [1] without a channel."""
-        if self.channel_axis is None or self.rank is None:
+        """Shape of a value per channel, as it broadcasts: [1, C, 1, 1] for NCHW, [1, 1] without a channel axis.
+
+        [1] if the rank is not known.
+        """
+        if self.rank is None:
             return (1,)
         return tuple(self.channels if axis == self.channel_axis else 1 for axis in range(self.rank))
 

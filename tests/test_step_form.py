@@ -63,6 +63,23 @@ def test_every_neuron(spec: NeuronSpec) -> None:
     assert_same(network, random_plan(network, spec), {"image": digits("test", 3)[0]})
 
 
+@pytest.mark.parametrize("form", ["step", "loop"])
+@pytest.mark.parametrize("coding", ["rate", "differential"])
+def test_a_site_behind_a_transposed_batch(coding: str, form: str) -> None:
+    """It has one threshold, and its state the axes of its tensor, [8, N]: no number that all neurons share."""
+    text = """g (float[N,6] x) => (float[N,3] y) {
+        a = MatMul(x, m) r = Relu(a) t = Transpose <perm = [1,0]> (r) e = MatMul(k, t) s = Relu(e)
+        q = Transpose <perm = [1,0]> (s) y = MatMul(q, v) }"""
+    model = parse(text, m=numbers(6, 8), k=numbers(8, 8, seed=6), v=numbers(8, 3, seed=7))
+    result = convert(model, numbers(64, 6), steps=4, form=form, neuron="signed", coding=coding)
+    assert result.report["verification"]["bitwise"]
+    onnx.checker.check_model(result.model, full_check=True)
+    parts = [part for node in result.model.graph.node for part in node.attribute]
+    graph = next((part.g for part in parts if part.HasField("g")), result.model.graph)
+    states = [value.type.tensor_type.shape.dim for value in graph.input if value.name.startswith("s/state0")]
+    assert [len(dims) for dims in states] == [2]
+
+
 @pytest.mark.parametrize("shape", ["N,C", "N,D,C", "N,A,B,C"])
 def test_a_site_without_channels(shape: str) -> None:
     """Its states start with the axes that they have later."""
