@@ -101,6 +101,9 @@ def convert(
         options["percentile"] = percentile
     options["readout"] = options["readout"] or ("mean" if options["readout_from"] is None else "delayed")
     config = ConvertConfig.from_options({"threshold": threshold, **options})
+    given = click.get_current_context().get_parameter_source("alpha")
+    if config.rule != "paper" and given is click.core.ParameterSource.COMMANDLINE:
+        raise ConfigError(f"--alpha goes with --rule paper, not with {config.rule}")
     target = output or default_output(model, config.steps)
     if target.is_file() and model.exists() and target.samefile(model):
         raise ConfigError(f"--output '{target}' is the input itself: choose another name")
