@@ -93,17 +93,7 @@ def convert(
     preprocessing = preprocessing_of(options)
     if calib_data is not None and options["random_data"]:
         raise ConfigError(f"--random-data goes without --calib-data '{calib_data}': leave one of them out")
-    if threshold is None:
-        threshold = "auto" if percentile is None else "percentile"
-    if percentile is not None:
-        if threshold != "percentile":
-            raise ConfigError(f"--percentile goes with --threshold percentile, not with {threshold}")
-        options["percentile"] = percentile
-    options["readout"] = options["readout"] or ("mean" if options["readout_from"] is None else "delayed")
-    config = ConvertConfig.from_options({"threshold": threshold, **options})
-    given = click.get_current_context().get_parameter_source("alpha")
-    if config.rule != "paper" and given is click.core.ParameterSource.COMMANDLINE:
-        raise ConfigError(f"--alpha goes with --rule paper, not with {config.rule}")
+    config = _config_of(threshold, percentile, options)
     target = output or default_output(model, config.steps)
     if target.is_file() and model.exists() and target.samefile(model):
         raise ConfigError(f"--output '{target}' is the input itself: choose another name")
@@ -136,3 +126,19 @@ def convert(
             if path is not None:
                 size = f"{path.stat().st_size / 1e6:.2f} MB"
                 console.print(f"wrote {path} ({size})", highlight=False, soft_wrap=True, markup=False)
+
+
+def _config_of(threshold: str | None, percentile: float | None, options: dict[str, Any]) -> ConvertConfig:
+    """The options of a conversion: one that stands for another is completed, one that goes with another is refused."""
+    if threshold is None:
+        threshold = "auto" if percentile is None else "percentile"
+    if percentile is not None:
+        if threshold != "percentile":
+            raise ConfigError(f"--percentile goes with --threshold percentile, not with {threshold}")
+        options["percentile"] = percentile
+    options["readout"] = options["readout"] or ("mean" if options["readout_from"] is None else "delayed")
+    config = ConvertConfig.from_options({"threshold": threshold, **options})
+    given = click.get_current_context().get_parameter_source("alpha")
+    if config.rule != "paper" and given is click.core.ParameterSource.COMMANDLINE:
+        raise ConfigError(f"--alpha goes with --rule paper, not with {config.rule}")
+    return config
