@@ -58,7 +58,7 @@ class ConvertConfig:
         shrink: put biases below so many standard errors to zero, with ``solve`` (`ftbc_onnx.shrinkage`); 0: none.
         compress_bias: store four vectors per channel instead of T biases (`ftbc_onnx.compression`).
         gain: look for a factor per channel on the spikes (`ftbc_onnx.gains`), taken if it holds on samples held back;
-            None: with ``solve``, for neurons of one level.
+            None: with ``solve``, for neurons of one level, if samples are held back for something else.
         refit: fit layers to the spikes that they read (`ftbc_onnx.refit`); taken if it holds on samples held back.
         calib_samples: samples used of the calibration data, at most.
         batch_size: samples per run; None: 128, or fewer if there are fewer, or if the network is large.

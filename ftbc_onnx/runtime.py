@@ -60,6 +60,9 @@ class Device:
 
 CPU = Device("cpu", (_CPU,))
 
+ONE_THREAD = replace(CPU, threads=1)
+"""For comparisons to the last bit: with several threads, the Conv of a small batch may add in another order."""
+
 
 def choose_device(wanted: str = "auto", threads: int | None = None) -> Device:
     """The device for ``auto``, ``cpu``, ``cuda`` or ``cuda:N``, with so many threads.

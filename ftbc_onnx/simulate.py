@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import ChainMap
 from collections.abc import Mapping, MutableMapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from ftbc_onnx.graph.cut import Cut, Segment, cut_network
 from ftbc_onnx.graph.refitted import refitted
 from ftbc_onnx.graph.sites import Network
 from ftbc_onnx.plan import SpikingPlan, SpikingSite
-from ftbc_onnx.runtime import CPU, Session
+from ftbc_onnx.runtime import ONE_THREAD, Session
 
 Feeds = Mapping[str, np.ndarray]
 Values = MutableMapping[str, np.ndarray]
@@ -59,7 +58,7 @@ class Simulation:
 
     def _open(self, model: Any) -> Session:
         """A session with one thread: a network has many segments, and every session would keep threads of its own."""
-        return Session(model, replace(CPU, threads=1), optimise=False)
+        return Session(model, ONE_THREAD, optimise=False)
 
     def run(self, steps: int) -> dict[str, np.ndarray]:
         """The running means of the outputs, [T, B, ...]."""

@@ -107,6 +107,8 @@ def _verdict(report: Report, evaluation: Mapping[str, Any]) -> str:
     if evaluation["output_gap"] is not None:
         error = 100 * evaluation["output_gap"][-1]
         return f"After T = {steps} steps the SNN's output is off by {error:.1f} % of the ANN's mean absolute output."
+    if not evaluation.get("finite", True):
+        return f"After T = {steps} steps the SNN cannot be compared with the ANN on these {samples} samples."
     return f"The SNN ran on {samples} samples; without labels and without the ANN nothing can be said of its accuracy."
 
 

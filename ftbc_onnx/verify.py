@@ -19,7 +19,7 @@ from ftbc_onnx.graph.observe import expose_running_means, running_mean_name
 from ftbc_onnx.graph.sites import Network
 from ftbc_onnx.plan import SpikingPlan, SpikingSite
 from ftbc_onnx.results import VerificationResult
-from ftbc_onnx.runtime import CPU, Session
+from ftbc_onnx.runtime import ONE_THREAD, Session
 from ftbc_onnx.simulate import Feeds, Simulation, simulate
 from ftbc_onnx.step_runner import StepRunner
 
@@ -33,10 +33,10 @@ _BATCH_CLOSE = 0.05
 
 
 def run_through(emitted: Emitted, plan: SpikingPlan) -> Callable[[Feeds], dict[str, np.ndarray]]:
-    """How to run an emitted model of any form through its T steps, without optimisations: outputs and running means."""
+    """How to run an emitted model of any form through its T steps, without optimisations and as `simulate` does."""
     outputs = [readout.output for readout in emitted.readouts]
     if emitted.form == "step":
-        runner = StepRunner(emitted.model, plan, CPU, optimise=False)
+        runner = StepRunner(emitted.model, plan, ONE_THREAD, optimise=False)
 
         def run(feeds: Feeds) -> dict[str, np.ndarray]:
             runner.reset()
@@ -45,7 +45,7 @@ def run_through(emitted: Emitted, plan: SpikingPlan) -> Callable[[Feeds], dict[s
             return {**means, **{name: rows[-1][name] for name in outputs}}
 
         return run
-    session = Session(expose_running_means(emitted.model, emitted.readouts), optimise=False)
+    session = Session(expose_running_means(emitted.model, emitted.readouts), ONE_THREAD, optimise=False)
     return lambda feeds: session.run(feeds, [*map(running_mean_name, outputs), *outputs])
 
 
@@ -105,7 +105,7 @@ def check_samples_apart(network: Network, feeds: Feeds) -> None:
     Raises:
         VerificationError: they do.
     """
-    session = Session(network.view.model, optimise=False)
+    session = Session(network.view.model, ONE_THREAD, optimise=False)
     names = [name for name in network.view.output_names if name in network.temporal]
     many = session.run(feeds, names)
     alone = session.run({name: value[:1] for name, value in feeds.items()}, names)

@@ -190,6 +190,13 @@ class TestConversions:
             assert (found["calibration"]["samples"], found["calibration"]["held_back"]) == (fitted, held)
             assert bool(found["selections"]) == bool(held)
 
+    def test_without_a_gate_nothing_is_held_back_for_gains(self) -> None:
+        options: dict[str, Any] = {"steps": 2, "neuron": "if", "gate": False, "calib_samples": 64}
+        for more, questions, held in (({}, [], 0), ({"gain": True}, ["gain"], 16)):
+            found = convert(QCFS, CALIBRATION, **options, **more).report
+            assert [selection["question"] for selection in found["selections"]] == questions
+            assert found["calibration"]["held_back"] == held
+
     def test_binary_keeps_to_one_height(self) -> None:
         assert convert(RELU, CALIBRATION, steps=2, binary=True, calib_samples=32).plan.neuron == NeuronSpec("if")
 

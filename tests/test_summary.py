@@ -185,3 +185,6 @@ def test_outputs_that_are_not_finite_are_said() -> None:
     found = summarise(report(measured([88.0, 89.5], finite=False), measured([80.0, 81.0])))
     assert any(sentence.startswith("Outputs are not finite") for sentence in found)
     assert not any("not finite" in sentence for sentence in summarise(report(measured([88.0, 89.5]))))
+    first, second, *_ = summarise(report(measured(finite=False)))
+    assert "cannot be compared with the ANN" in first
+    assert second.startswith("Outputs are not finite")

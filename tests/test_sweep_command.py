@@ -12,7 +12,10 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
+from helpers import numbers, parse
 from networks import CALIBRATION, RELU, TEST
 from sweep_cases import calib, judged, net  # noqa: F401 - fixtures
 
@@ -45,6 +48,19 @@ def test_the_command(net: Path, calib: Path, judged: Path) -> None:
     assert found["resumed"] == 2
     assert found["results"] == str(net.with_name("net.sweep.jsonl"))
     assert [point["pareto"] for point in found["points"]] == [row.startswith("│ *") for row in rows]
+
+
+def test_outputs_that_are_not_finite_are_said(tmp_path: Path) -> None:
+    text = """g (float[N,4] x) => (float[N,3,1] y) {
+        a = MatMul(x, w) r = Relu(a) b = MatMul(r, v) l = Log(b) y = Unsqueeze(l, last) }"""
+    onnx.save(parse(text, w=numbers(4, 5), v=numbers(5, 3), last=np.array([2])), tmp_path / "log.onnx")
+    np.savez(tmp_path / "log.npz", x=numbers(48, 4))
+    given = (tmp_path / "log.onnx", "--calib-data", tmp_path / "log.npz", "-T", "1,2", "--neuron", "if")
+    done = call(*given, "--workers", "1")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("not finite") == 2
+    report = json.loads(call(*given, "--workers", "1", "--json").stdout)
+    assert [record["held_back"]["output_error"] for record in report["points"]] == [None, None]
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,12 @@ from onnx import numpy_helper
 
 from ftbc_onnx import verify as module
 from ftbc_onnx.errors import ModelError, VerificationError
+from ftbc_onnx.graph.emit import emit
 from ftbc_onnx.graph.emit.unrolled import bias_name, emit_unrolled, threshold_name
 from ftbc_onnx.graph.sites import Network
 from ftbc_onnx.plan import SpikingPlan
 from ftbc_onnx.results import VerificationResult
-from ftbc_onnx.simulate import Simulation
+from ftbc_onnx.runtime import CPU, Device, Session
 from ftbc_onnx.verify import simulate, verify
 
 
@@ -128,13 +129,23 @@ class TestTampering:
             verify(emitted, network, plan, {"x": inputs(2)})
 
 
-def test_segments_have_one_thread_each() -> None:
-    """Every session has threads of its own, and a network has many segments."""
+def test_both_sides_run_with_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sessions of segments would each keep threads of their own; and with several, a Conv may add in another order."""
+    opened: list[int | None] = []
+    made = Session.__init__
+
+    def watched(self: Session, model: object, device: Device = CPU, optimise: bool = True) -> None:
+        opened.append(device.threads)
+        made(self, model, device, optimise)
+
+    monkeypatch.setattr(Session, "__init__", watched)
     network = network_of(residual())
-    run = Simulation(network, make_plan(network, 2), {"x": inputs(2)})
-    sessions = [session for _, session in run._segments if session is not None]
-    assert len(sessions) > 2
-    assert {session.device.threads for session in sessions} == {1}
+    for form in ("unrolled", "fused", "step"):
+        opened.clear()
+        plan = make_plan(network, 2)
+        assert verify(emit(network, plan, form), network, plan, {"x": inputs(2)}).bitwise
+        assert len(opened) > 4
+        assert set(opened) == {1}
 
 
 class TestBatch:

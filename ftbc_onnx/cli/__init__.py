@@ -42,7 +42,7 @@ def main() -> None:
     except OSError as error:
         _fail(f"{error.strerror or error}" + (f": '{error.filename}'" if error.filename else ""), ModelError.exit_code)
     except MemoryError as error:
-        _fail(f"out of memory ({error}): take fewer steps, or a smaller --batch-size", ConfigError.exit_code)
+        _fail(f"out of memory: {error}", ConfigError.exit_code)
 
 
 def _fail(message: str, code: int) -> None:

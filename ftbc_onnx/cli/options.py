@@ -216,7 +216,7 @@ def method_options(command: F) -> F:
         click.option(
             "--gain/--no-gain",
             default=None,
-            help="Look for a factor per channel on the spikes [default: with solve, for neurons of one level].",
+            help="Look for a factor per channel on the spikes [default: with solve, one level and samples held back].",
         ),
         click.option(
             "--refit", is_flag=True, help="Fit the layers to the spikes that they read: for few levels and few steps."

@@ -172,7 +172,7 @@ def _cells(record: Mapping[str, Any]) -> Iterator[str]:
     yield point["threshold"]
     share = held["agreement"] if held["accuracy"] is None else held["accuracy"]
     yield "" if share is None else f"{share:.2f}"
-    yield f"{held['output_error']:.4f}"
+    yield "not finite" if held["output_error"] is None else f"{held['output_error']:.4f}"
     yield f"{held['binary_spikes']:.3f}"
     yield f"{held['synops']:.4g}"
     yield f"{held['binary_energy_pj'] / held['ann_energy_pj']:.2f}" if held["ann_energy_pj"] else ""

@@ -382,11 +382,11 @@ class LoopBody:
 
 
 class _Names(set[str]):
-    """Names that are taken; none is ever given back."""
+    """Names that are taken."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._last: dict[str, int] = {}  # the last number behind a name: those before it are taken
+        self._last: dict[str, int] = {}  # the last number given behind a name; where to look on
 
     def claim(self, name: str, avoided: Container[str] = ()) -> str:
         """`name`, or with a number behind it if it is taken or to be avoided; it is taken then."""

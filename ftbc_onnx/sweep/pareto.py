@@ -3,7 +3,7 @@
 A result is *beaten* if another is at least as good in everything and better in something:
 
 1. quality, the more the better: accuracy on the samples held back, or without labels how often the network decides as
-   the ANN does, or without classes the output error, negative;
+   the ANN does, or without classes the output error, negative (minus infinity where outputs are not finite);
 2. binary spikes per neuron, 3. SynOps per sample, 4. T, the fewer the better.
 
 All of them are the same wherever they are computed. The time of a run is not, and takes no part; it grows with T.
@@ -22,7 +22,7 @@ def quality(record: Mapping[str, Any]) -> float:
     for name in ("accuracy", "agreement"):
         if held[name] is not None:
             return float(held[name])
-    return -float(held["output_error"])
+    return float("-inf") if held["output_error"] is None else -float(held["output_error"])
 
 
 def costs(record: Mapping[str, Any]) -> tuple[float, float, int]:

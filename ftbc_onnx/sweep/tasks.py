@@ -121,7 +121,7 @@ def _judgement(result: ConversionResult) -> dict[str, Any]:
             "samples": judged.samples,
             "accuracy": last.get("accuracy"),
             "agreement": last.get("agreement"),
-            "output_error": last["output_gap"],
+            "output_error": last.get("output_gap"),
             "ann_accuracy": judged.ann_accuracy,
             "events": counts.events[-1],
             "binary_spikes": counts.binary_spikes[-1],
