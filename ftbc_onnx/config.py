@@ -187,8 +187,6 @@ class ConvertConfig:
                 raise ConfigError(f"{name} is {getattr(self, name)!r}: it must be True, False or None")
         if self.gain and (self.rule != "solve" or self.schedule == "synchronous"):
             raise ConfigError("gain goes with rule solve and schedule asynchronous: it needs biases to follow it")
-        if self.rule == "none" and (self.gate or self.compress_bias):
-            raise ConfigError("gate and compress_bias go with a rule that finds biases, not with 'none'")
         if self.refit and (self.schedule == "synchronous" or self.float16):
             raise ConfigError("refit goes with schedule asynchronous and float32")
 

@@ -175,7 +175,7 @@ def test_site_on_nhwc():
 def test_site_whose_channels_are_dynamic():
     (site,) = sites_of("float[N,K,4,4] x", "y = Relu(x)")
     assert (site.channel_axis, site.channels) == (None, 1)
-    assert site.channel_shape == (1,)
+    assert site.channel_shape == (1, 1, 1, 1)
     assert site.mean_axes is None
 
 

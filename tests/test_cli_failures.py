@@ -100,8 +100,6 @@ class TestFailures:
         fails(call(*base, "--neuron", "lif"), 2, "'lif' is not one of 'auto', 'if'")
         fails(call(*base, "--alpha", -1), 2, "alpha is -1.0")
         fails(call(*base, "--alpha", 0.4), 2, "--alpha goes with --rule paper, not with solve")
-        for useless in ("--gate", "--compress-bias"):
-            fails(call(*base, "--rule", "none", useless), 2, "gate and compress_bias go with a rule that finds biases")
         fails(call(*base, "-o", ann.with_name("n" * 300 + ".onnx")), 3, "File name too long")
         fails(call(*base, "--percentile", 0), 2, "percentile is 0.0")
         fails(call(*base, "--percentile", 99, "--threshold", "max"), 2, "--percentile goes with --threshold percentile")
