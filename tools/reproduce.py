@@ -62,8 +62,9 @@ images), 10,000 test images."""
 
 def cases(networks: Sequence[str]) -> Iterator[Case]:
     """Every case, what matters most first: T up to 8 with every seed, then the long runs, seed by seed."""
+    trained = [name for name in networks if not name.startswith("digits")]
     for seed in SEEDS:
-        for network in (name for name in networks if not name.startswith("digits")):
+        for network in trained:
             if "clipped" in network:
                 yield from (_dual(network, t, seed) for t in STEPS if t <= 8)
             elif states_thresholds(network):  # one conversion gives every T
@@ -79,7 +80,7 @@ def cases(networks: Sequence[str]) -> Iterator[Case]:
         yield from (_refit(network, t, 0) for t in STEPS if t <= 8)
         yield from (_default(network, t, 0) for t in STEPS if t <= 8)
     for seed in SEEDS:
-        for network in (name for name in networks if not name.startswith("digits")):
+        for network in trained:
             if "clipped" in network:
                 yield from (_dual(network, t, seed) for t in (16, 32))
             elif states_thresholds(network):

@@ -208,17 +208,21 @@ class _Search:
     def _signed_site(self, tensor: str) -> str:
         """Put a signed site behind a tensor (once); returns the name of its spikes."""
         if tensor not in self.signed:
-            maker = self.view.producers[tensor]
-            if self._narrows(maker):
-                return self._narrowed(tensor, maker)
-            name, spikes = f"{maker.name}/quantiser", f"{tensor}/quantised"
-            marker = onnx.helper.make_node("Identity", [tensor], [spikes], name=name)
-            site = make_site(self.view, maker.op_type, (name,), tensor, spikes)
-            self._add_site(replace(site, signed=True), self._upstream([tensor]))
-            self.nodes.append(marker)
-            self.classes[name] = NodeClass.SITE
+            maker, spikes = self.view.producers[tensor], f"{tensor}/quantised"
+            if self._narrows(maker):  # neurons are in float32: the site stands before the Cast
+                source = self._signed_site(maker.input[0])
+                node, kind = self._reading(maker, {maker.input[0]: source}), NodeClass.LINEAR
+                node.name, node.output[0] = f"{maker.name}/quantised", spikes
+                self.sources[spikes] = self._upstream([source])
+            else:
+                name, kind = f"{maker.name}/quantiser", NodeClass.SITE
+                node = onnx.helper.make_node("Identity", [tensor], [spikes], name=name)
+                site = make_site(self.view, maker.op_type, (name,), tensor, spikes)
+                self._add_site(replace(site, signed=True), self._upstream([tensor]))
+                self.sources[spikes] = {name}
+            self.nodes.append(node)
+            self.classes[node.name] = kind
             self.temporal.add(spikes)
-            self.sources[spikes] = {name}
             self.signed[tensor] = spikes
         return self.signed[tensor]
 
@@ -226,18 +230,6 @@ class _Search:
         """Whether a node is the Cast to float16 before a layer (`ftbc_onnx.graph.half`)."""
         kinds = [self.view.elem_type(name) for name in (*node.input, *node.output)]
         return node.op_type == "Cast" and kinds == [onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16]
-
-    def _narrowed(self, tensor: str, cast: onnx.NodeProto) -> str:
-        """A signed site before a Cast to float16, and its spikes in float16 behind one; returns their name."""
-        source, spikes = self._signed_site(cast.input[0]), f"{tensor}/quantised"
-        node = self._reading(cast, {cast.input[0]: source})
-        node.name, node.output[0] = f"{cast.name}/quantised", spikes
-        self.nodes.append(node)
-        self.classes[node.name] = NodeClass.LINEAR
-        self.temporal.add(spikes)
-        self.sources[spikes] = self._upstream([source])
-        self.signed[tensor] = spikes
-        return spikes
 
     def _add_site(self, site: SpikingSite, upstream: set[str]) -> None:
         self.sites[site.name] = replace(site, upstream=tuple(name for name in self.sites if name in upstream))
@@ -251,10 +243,13 @@ class _Search:
     def result(self, left_out: tuple[Refusal, ...]) -> Network:
         view = self.view
         if self.signed:
+            read = {*view.output_names, *(name for node in self.nodes for name in node_inputs(node))}
+            for unread in [view.producers[tensor].name for tensor in self.signed if tensor not in read]:
+                del self.classes[unread]  # a Cast that was written again behind a site
             model = onnx.ModelProto()
             model.CopyFrom(view.model)
             del model.graph.node[:]
-            model.graph.node.extend(self.nodes)
+            model.graph.node.extend(node for node in self.nodes if node.name in self.classes)
             for tensor, spikes in self.signed.items():
                 kind, shape = view.elem_type(tensor) or onnx.TensorProto.FLOAT, view.shape(tensor)
                 model.graph.value_info.append(onnx.helper.make_tensor_value_info(spikes, kind, shape))
