@@ -18,7 +18,10 @@ SMOOTH = ("spiking", "rate-exact")
 BUDGETS = ("accuracy", "spikes", "levels")
 RULES = ("solve", "paper", "none")
 READOUTS = ("mean", "delayed")
-SWITCHES = "binary compress_bias strict per_channel random_data refit verify running_mean float16 steps_input".split()
+SWITCHES = (
+    *("binary", "compress_bias", "strict", "per_channel", "random_data", "refit", "verify", "compare", "counting"),
+    *("running_mean", "float16", "steps_input"),
+)
 OLDEST_OPSET = 13
 """From here on Split and Squeeze need no known sizes and ReduceSum takes axes."""
 
@@ -67,6 +70,8 @@ class ConvertConfig:
         seed: of random calibration data.
         random_data: calibrate on random data if none are given (marked in report and metadata).
         verify: compare the emitted model with a NumPy run of its plan.
+        compare: evaluate the network without its biases, too.
+        counting: count events and synaptic operations in the evaluation, which takes about as long as it does itself.
         form: how time is laid out: ``unrolled`` (a copy of the network per step), ``fused`` (the same with the numbers
             of the neurons in the layers around them), ``folded`` (time in the batch, for
             networks whose nodes keep the samples of a batch apart), ``loop`` (one Loop over time), ``step`` (one step,
@@ -115,6 +120,8 @@ class ConvertConfig:
     seed: int = 0
     random_data: bool = False
     verify: bool = True
+    compare: bool = True
+    counting: bool = True
     form: str = "auto"
     fuse: tuple[str, ...] = FUSE
     opset: int | None = None

@@ -329,7 +329,7 @@ def _run_ann(job: Job) -> AnnRun | None:
 def _evaluate(
     job: Job, plan: SpikingPlan, emitted: Emitted, ann: AnnRun | None
 ) -> tuple[EvaluationResult | None, EvaluationResult | None]:
-    """The calibrated network, and the same one with neither biases nor gains, and the layers of the ANN."""
+    """The calibrated network, and if wanted the same one with neither biases nor gains, and the layers of the ANN."""
     data, samples = _judging(job)
     if data is None or ann is None:
         return None, None
@@ -347,12 +347,14 @@ def _evaluate(
             samples=samples,
             label_offset=job.label_offset if job.judged is not None else None,
             early_exit=job.config.early_exit,
-            counting=stage == "evaluation",  # once is enough: it adds about half a run
+            counting=job.config.counting and stage == "evaluation",  # once is enough
             progress=job.stage(stage, samples),
         )
 
     watched = emitted.form in ("unrolled", "fused", "loop")  # the other forms have no place per step for every counter
     evaluation = judge("evaluation", emitted if watched else emit_quick(job.network, plan), plan)
+    if not job.config.compare:
+        return evaluation, None
     if not plan.gains and not plan.layers and not any(bias.any() for bias in plan.biases.values()):
         return evaluation, evaluation
     none = plan.plain()

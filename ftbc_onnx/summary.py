@@ -99,7 +99,7 @@ def _verdict(report: Report, evaluation: Mapping[str, Any]) -> str:
         if has_biases(report):
             without = "plainly converted" if report["layers"] else "without temporal biases"
             text += f"; {without} it would be {plain['accuracy'][-1]:.1f} %"
-        elif report["calibration"] is not None:
+        elif plain is not None and report["calibration"] is not None:
             text += "; no temporal biases were kept, as they did not hold on the samples held back"
         return text + "."
     if agreement is not None:

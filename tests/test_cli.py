@@ -83,7 +83,7 @@ class TestConvert:
             *("convert", ann, "--calib-data", data, "-o", tmp_path / "o.onnx", "-T", 2, "--calib-samples", 10),
             *("--seed", 5, "--threshold", "percentile", "--percentile", 98.5, "--per-tensor", "--rule", "paper"),
             *("--alpha", 0.25, "--no-verify", "--batch-size", 5, "--device", "cpu", "--neuron", "if", "--running-mean"),
-            *("--mean", "0.1,0.2", "--std", "1,2", "--scale", "1/2", "--json"),
+            *("--no-compare", "--no-counting", "--mean", "0.1,0.2", "--std", "1,2", "--scale", "1/2", "--json"),
         )
         assert done.code == 0, done.err
         report = json.loads(done.out)
@@ -101,12 +101,20 @@ class TestConvert:
             "seed": 5,
             "random_data": False,
             "verify": False,
+            "compare": False,
+            "counting": False,
             "running_mean": True,
         }
         assert expected == {name: report["options"][name] for name in expected}
         assert report["preprocessing"] == {"scale": 0.5, "mean": [0.1, 0.2], "std": [1.0, 2.0]}
         assert report["calibration"]["batches"] == 2
         assert report["verification"] is None
+
+    def test_a_brief_evaluation_is_printed(self, call: Caller, ann: Path, data: Path) -> None:
+        done = call("convert", ann, "--calib-data", data, "--eval-data", data, "-T", 2, "--no-compare", "--no-counting")
+        assert (done.code, done.err) == (0, "")
+        assert "accuracy, %" in done.out
+        assert not [word for word in ("no bias", "events per neuron", "energy") if word in done.out]
 
     def test_quiet_prints_the_result_all_the_same(self, call: Caller, ann: Path, data: Path) -> None:
         done = call("convert", ann, "--calib-data", data, "-T", 2, "-q")

@@ -237,6 +237,13 @@ class TestPage:
         assert read.tags.count("svg") == 1  # thresholds
         assert sum("Not shown." in text for text in read.text["p"]) == 4
 
+    def test_says_what_an_evaluation_has_left_out(self) -> None:
+        brief = convert(RELU, CALIBRATION, eval_data=TEST, steps=2, calib_samples=16, compare=False, counting=False)
+        read = Page(render(brief.report))
+        assert "SNN" in read.text["text"]
+        assert "no bias" not in [*read.text["text"], *read.text["th"]]
+        assert "events per neuron" not in read.text["th"]
+
     def test_of_a_network_with_stated_thresholds(self) -> None:
         made = convert(QCFS, eval_data=TEST, steps=2).report
         read = Page(render(made))

@@ -16,6 +16,8 @@ from ftbc_onnx import ConfigError, ConvertConfig, ModelError, convert
 from ftbc_onnx.graph.provenance import read_plan, read_record
 from ftbc_onnx.pipeline import ConversionResult
 
+BRIEF = {"compare": False, "counting": False}
+
 
 class TestPlan:
     @pytest.mark.parametrize("options", [{}, {"rule": "none"}, {"threshold": "max", "per_channel": False}])
@@ -148,6 +150,16 @@ class TestReport:
             assert (site["gap"], site["rate"]) == (there["gap"], there["rate"])
             assert site["events"] is None  # counted once, with biases
         assert plain["rule"] == "none"
+
+    def test_what_an_evaluation_leaves_out_changes_nothing_else(self) -> None:
+        full, brief = (quick(eval_data=(inputs(8), np.zeros(8, np.int64)), **more) for more in ({}, BRIEF))
+        assert full.report["evaluation"]["counts"] is not None
+        assert full.report["evaluation_without_bias"] is not None
+        found = brief.report["evaluation"]
+        assert (found["counts"], brief.report["energy"], brief.report["evaluation_without_bias"]) == (None, None, None)
+        for name in ("accuracy", "ann_accuracy", "agreement", "output_gap"):
+            assert found[name] == full.report["evaluation"][name], name
+        assert brief.plan == full.plan
 
     def test_progress_is_told_by_stage(self) -> None:
         seen: list[tuple[str, int, int]] = []

@@ -63,6 +63,12 @@ def test_verdict_where_no_biases_were_kept() -> None:
     assert "biases" not in summarise(report(measured([50.0]), measured([50.0]), calibration=None))[0]
 
 
+def test_verdict_where_nothing_was_compared() -> None:
+    first, *_ = summarise({**report(measured([82.0])), "evaluation_without_bias": None})
+    assert "82.0 %" in first
+    assert "biases" not in first
+
+
 @pytest.mark.parametrize(("accuracy", "said"), [(89.5, True), (88.0, False), (90.0, False)])
 def test_verdict_says_what_so_many_samples_cannot_tell(accuracy: float, said: bool) -> None:
     """One standard error at 90 % of 1000 samples is 0.95 points."""

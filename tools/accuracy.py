@@ -94,8 +94,7 @@ PUBLISHED: dict[str, Any] = {"rule": "paper", "calib_samples": 384, "batch_size"
 REFIT = {"if": (1, 2, 4, 8, 16), "signed-st": (2, 4, 8), "signed-group 4": (1, 2)}
 """Neurons for which layers are fitted again, and the T."""
 
-GRID = {4: tuple(NEURONS), **dict.fromkeys((1, 2, 8), ("if", "signed-st", "signed-group 4"))}
-"""T, and the neurons for which every rule meets every threshold there (`solve` with `mse` is among the neurons)."""
+COUNTS = ("events", "binary_spikes", "synops", "dense_synops")
 
 NETWORKS = {
     RESNET: 256,
@@ -127,13 +126,14 @@ def cases() -> Iterator[Case]:
     for label in ("if", "signed-group 4"):
         yield from _choices(label)
     yield from (_neuron("compressed", "signed-st", 8, compress_bias=on) for on in (False, True))
-    places = [(t, label) for t, labels in GRID.items() for label in labels]
-    for t, label in places:
-        yield from (_neuron("grid", label, t, threshold=name) for name in THRESHOLDS)
-        yield _neuron("grid", label, t, threshold="mse", **PUBLISHED)
-    for t, label in sorted(places, key=lambda place: NEURONS[place[1]].get("coding", "")):
-        yield from (_neuron("grid", label, t, threshold=name, **PUBLISHED) for name in THRESHOLDS)
     yield from (_neuron("neurons", label, t, seed) for t in (16, 32) for label in NEURONS for seed in SEEDS)
+    yield from (case for seed in SEEDS for t in STEPS for label in NEURONS for case in _grid(label, t, seed))
+
+
+def _grid(label: str, steps: int, seed: int) -> Iterator[Case]:
+    """Every rule with every threshold, but for `solve` with `mse`, which is among the neurons."""
+    yield from (_neuron("grid", label, steps, seed, threshold=name) for name in THRESHOLDS)
+    yield from (_neuron("grid", label, steps, seed, threshold=name, **PUBLISHED) for name in ("mse", *THRESHOLDS))
 
 
 def _choices(label: str) -> Iterator[Case]:
@@ -152,14 +152,25 @@ def run(
     models: Mapping[str, Path] | None = None,
     device: str = "auto",
     threads: int | None = None,
+    **unnamed: Any,
 ) -> dict[str, Any]:
-    """Convert and judge; the figures of the case. `models` are networks that are not in the folder, by name."""
+    """Convert and judge; the figures of the case.
+
+    Args:
+        case: what to measure.
+        data: the folder.
+        models: networks that are not in the folder, by name.
+        device: where onnxruntime runs.
+        threads: of its sessions.
+        **unnamed: options that do not make another case of it: `compare`, `counting`.
+    """
     model = (models or {}).get(case.network, data / "models" / f"{case.network}.onnx")
     options = {
         "calib_samples": case.samples,
         "steps": case.steps,
         "device": device,
         "threads": threads,
+        **unnamed,
         **case.options,
     }
     offset = 0
@@ -185,7 +196,8 @@ def run(
         model, images, eval_data=test, label_offset=offset, verify=False, **{"batch_size": batch, **options}
     )
     report = result.report
-    after, before = report["evaluation"], report["evaluation_without_bias"]
+    after, before = report["evaluation"], report["evaluation_without_bias"] or {"accuracy": None}
+    counts = after["counts"] or dict.fromkeys(COUNTS)
     return {
         "case": asdict(case),
         "ann": after["ann_accuracy"],
@@ -193,10 +205,7 @@ def run(
         "accuracy": after["accuracy"],
         "no_bias": before["accuracy"],
         "agreement": after["agreement"],
-        "events": after["counts"]["events"],
-        "binary_spikes": after["counts"]["binary_spikes"],
-        "synops": after["counts"]["synops"],
-        "dense_synops": after["counts"]["dense_synops"],
+        **{name: counts[name] for name in COUNTS},
         "neuron": report["neuron"],
         "threshold": report["threshold"],
         "selections": report["selections"],

@@ -7,6 +7,7 @@ folders ``imagenet_sample`` and ``imagenet_val`` of images with ``labels.csv``, 
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +23,17 @@ Row = dict[str, Any]
 Labelled = tuple[np.ndarray, np.ndarray]
 
 
-def cifar(data: Path, part: str, images: int) -> tuple[np.ndarray, np.ndarray]:
-    """The first images of CIFAR-10, normalised, [n, 3, 32, 32], and their labels [n]."""
+@cache  # decoding takes a second, and a process that measures many cases asks for the same images each time
+def cifar(data: Path, part: str, images: int) -> Labelled:
+    """The first images of CIFAR-10, normalised, [n, 3, 32, 32], and their labels [n]; not to be written to."""
     name = "cifar10_test.webp" if part == "test" else "cifar10_train_0.webp"
     grid = np.asarray(Image.open(data / name).convert("RGB"))
     rows = grid.shape[0] // 32
     pixels = grid.reshape(rows, 32, 100, 32, 3).transpose(0, 2, 1, 3, 4).reshape(-1, 32, 32, 3)[:images]
     x = (pixels.astype(np.float32) / 255 - CIFAR_MEAN) / CIFAR_STD
-    return np.ascontiguousarray(x.transpose(0, 3, 1, 2)), np.load(data / f"cifar10_{part}_labels.npy")[:images]
+    x, y = np.ascontiguousarray(x.transpose(0, 3, 1, 2)), np.load(data / f"cifar10_{part}_labels.npy")[:images]
+    x.flags.writeable = y.flags.writeable = False
+    return x, y
 
 
 def mnist(data: Path, part: str, images: int) -> Labelled:

@@ -1,7 +1,7 @@
 """Reproduce the published gains: networks trained for conversion, with the published rule and with ours.
 
-    python tools/reproduce.py --data FOLDER [--network FILE.onnx ...]     # measures what is missing, then writes
-    python tools/reproduce.py --write                                     # only writes docs/reproduced.md
+    python tools/reproduce.py --data FOLDER [--network FILE.onnx ...] [--only ROW ...]  # measures what is missing
+    python tools/reproduce.py --write                                     # only writes docs/reproduced.md, as each does
 
 FOLDER is described in `real_data.py`. Every conversion is a line of docs/reproduced.jsonl; what is there is not done
 again. Calibration images come from the training set (seed s: another draw of them), test images judge and choose
@@ -42,6 +42,8 @@ LABELS = {
     "default": "default options",
     "best": "signed group of 15 levels",
 }
+COMPARED = ("published", "solve", "dual", "binary")
+"""Rows whose networks are also judged without biases."""
 GAINS = ("no bias", "published", "published-750", "solve", "solve-192")
 CLOSED = "% of the gap to the ANN that the published rule closes"
 FROM_PAPERS = {
@@ -91,6 +93,11 @@ def cases(networks: Sequence[str]) -> Iterator[Case]:
             yield from (_default(network, t, seed) for t in (16, 32))
 
 
+def judged(case: Case, **where: Any) -> dict[str, Any]:
+    """The figures of a case: nothing is counted, and without biases only those are judged whose row says it."""
+    return run(case, compare=case.label in COMPARED, counting=False, **where)
+
+
 def states_thresholds(network: str) -> bool:
     """Whether all sites of a network do: those before the products of a transformer are no QCFS."""
     return "qcfs" in network and "vit" not in network
@@ -137,7 +144,8 @@ HEAD = """# Reproduced
 Made by `tools/reproduce.py` from `docs/reproduced.jsonl`: networks that were trained for conversion (`models/`), with
 the published rule and with ours, on the 1,000 test images (of the digits 360); mean of the calibration seeds, +- their
 spread, and how many there are. *s*: seconds for a conversion with both evaluations, mean over the conversions of the
-row on 2 CPU cores that did other work too; those that ran on a GPU, several at a time, are left out.
+row on 2 CPU cores that did other work too; those that ran on a GPU, several at a time, or
+without the second evaluation are left out.
 
 The published rule takes 5 batches of 200 training images. Where activations state no thresholds, a quarter of the
 images is held back to choose them, which leaves three batches of 200 and one of 150. Rows that say so of networks that
@@ -175,7 +183,8 @@ def _rows(network: str, results: Sequence[dict[str, Any]]) -> list[dict[str, Any
     for label, curve in curves.items():
         name = "signed (dual threshold), no bias" if label == "no bias" and plain == ("dual",) else LABELS[label]
         row: dict[str, Any] = {"row": name, **_cells({t: _cell(values) for t, values in curve.items()})}
-        seconds = [r["seconds"] for r in by_label.get(label, ()) if r.get("device", "cpu") == "cpu"]
+        timed = [r for r in by_label.get(label, ()) if r.get("device", "cpu") == "cpu" and r["no_bias"] is not None]
+        seconds = [r["seconds"] for r in timed]
         row["s"] = f"{np.mean(seconds):.0f}" if seconds else ""
         rows.append(row)
     published = next((label for label in ("published", "published-750") if label in curves), None)
@@ -231,6 +240,7 @@ def _cell(values: list[float]) -> str:
     help="Networks for CIFAR-10, or digits [default: those of models/].",
 )
 @click.option("--seeds", type=click.IntRange(1, 3), default=3, show_default=True, help="Calibration seeds.")
+@click.option("--only", multiple=True, type=click.Choice(list(LABELS)), help="Rows to measure [default: all].")
 @click.option("--results", type=click.Path(path_type=Path), default=RESULTS, help="Where the figures are kept.")
 @click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Cases at a time.")
 @click.option("--device", default="auto", show_default=True, help="Where onnxruntime runs: auto, cpu, cuda or cuda:N.")
@@ -240,6 +250,7 @@ def main(
     files: tuple[Path, ...],
     *,
     seeds: int,
+    only: tuple[str, ...],
     results: Path,
     jobs: int,
     device: str,
@@ -253,8 +264,8 @@ def main(
             path.stem: path
             for path in files or sorted((ROOT / "models").glob("*.onnx"), key=lambda path: "digits" not in path.stem)
         }
-        chosen = (case for case in cases(list(paths)) if case.seed < seeds)
-        measure(chosen, results, partial(run, data=data, models=paths, device=device), jobs)
+        chosen = (c for c in cases(list(paths)) if c.seed < seeds and (not only or c.label in only))
+        measure(chosen, results, partial(judged, data=data, models=paths, device=device), jobs)
     write_page(read(results), ROOT / "docs" / "reproduced.md")
 
 

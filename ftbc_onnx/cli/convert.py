@@ -58,6 +58,15 @@ from ftbc_onnx.whole import check_target
     "--verify/--no-verify", default=True, show_default=True, help="Compare the result with a NumPy run of its plan."
 )
 @click.option(
+    "--compare/--no-compare", default=True, show_default=True, help="Evaluate the network without biases, too."
+)
+@click.option(
+    "--counting/--no-counting",
+    default=True,
+    show_default=True,
+    help="Count events and synaptic operations in the evaluation.",
+)
+@click.option(
     "--report", "page", type=click.Path(path_type=Path), help="Also write the report as an HTML page to this file."
 )
 @click.option("--strict", is_flag=True, help="Refuse a network with operators that are no spike arithmetic.")

@@ -99,7 +99,8 @@ def run_sweep(
         raise ConfigError("a sweep judges on calibration samples: give --calib-data")
     device = choose_device(str(options.pop("device", "auto")))
     loop = {} if options.get("schedule") == "synchronous" else {"form": "loop"}  # opens at once; nothing is written
-    shared = {"verify": False, **loop, **options, "device": device.name, "threads": threads}
+    unread = {"verify": False, "compare": False}
+    shared = {**unread, **loop, **options, "counting": True, "device": device.name, "threads": threads}
     configs = [point.config(shared) for point in points]
     material = Material(
         model if isinstance(model, bytes) else str(model), data, eval_data, preprocessing, calib_samples, label_offset
