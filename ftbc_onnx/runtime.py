@@ -23,12 +23,15 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from ftbc_onnx.errors import DeviceError, ModelError
+from ftbc_onnx.errors import ConfigError, DeviceError, FtbcError, ModelError
 from ftbc_onnx.graph.files import loadable, probe_model
 
 _CPU = "CPUExecutionProvider"
 _CUDA = "CUDAExecutionProvider"
 _NEWEST = re.compile(r"support for domain ai\.onnx is till opset (\d+)")
+_NO_ROOM = re.compile(
+    r"Failed to allocate memory(?: for requested buffer of size (\d+))?|bad_alloc|out of memory", re.I
+)
 _PLACE = re.compile(r"/\S*onnxruntime/core/\S+:\d+ .*?\)(?= [A-Z])")  # file, line and C++ signature of a function
 
 
@@ -165,6 +168,7 @@ class Session:
         Raises:
             ModelError: onnxruntime does not take the model.
             DeviceError: the device's provider is not active in the session.
+            ConfigError: there is too little memory.
         """
         options = ort.SessionOptions()
         options.log_severity_level = 4
@@ -183,7 +187,8 @@ class Session:
             why = _first_line(error)
             if newest is not None:
                 why = f"it takes opset {newest[1]} at most: export the model with an older opset"
-            raise ModelError(f"onnxruntime {ort.__version__} does not take the model: {why}") from error
+            refusal = ModelError(f"onnxruntime {ort.__version__} does not take the model: {why}")
+            raise _no_room(error, device, "opening the model") or refusal from error
         active = self._session.get_providers()
         if device.expected not in active:
             raise DeviceError(f"{device.expected} did not start: the session runs on {', '.join(active)}")
@@ -197,16 +202,18 @@ class Session:
 
         Raises:
             ModelError: the run failed (feeds of a wrong shape, for example).
+            ConfigError: there is too little memory.
         """
         names = list(outputs) if outputs is not None else self.output_names
         try:
             values = self._session.run(names, dict(feeds))
         except Exception as error:
             rows = next((len(value) for value in feeds.values() if value.ndim), 1)
-            raise ModelError(
+            failure = ModelError(
                 f"onnxruntime could not run the model on a batch of {rows} (one that fixes its batch inside, with a "
                 f"Reshape for example, has to be exported with a dynamic batch): {_first_line(error)}"
-            ) from error
+            )
+            raise _no_room(error, self.device, f"running a batch of {rows}") or failure from error
         return dict(zip(names, values, strict=True))
 
     def run_bound(
@@ -221,6 +228,7 @@ class Session:
 
         Raises:
             ModelError: the run failed.
+            ConfigError: there is too little memory.
         """
         kind, _, number = self.device.name.partition(":")
         binding = self._session.io_binding()
@@ -234,9 +242,20 @@ class Session:
                 binding.bind_output(name, kind if name in kept else "cpu", int(number or 0) if name in kept else 0)
             self._session.run_with_iobinding(binding)
         except Exception as error:
-            raise ModelError(f"onnxruntime could not run a step: {_first_line(error)}") from error
+            failure = ModelError(f"onnxruntime could not run a step: {_first_line(error)}")
+            raise _no_room(error, self.device, "running a step") or failure from error
         values = dict(zip((*outputs, *kept), binding.get_outputs(), strict=True))
         return {name: values[name].numpy() for name in outputs}, {name: values[name] for name in kept}
+
+
+def _no_room(error: Exception, device: Device, doing: str) -> FtbcError | None:
+    """What to raise if it was memory that onnxruntime lacked."""
+    found = _NO_ROOM.search(str(error))
+    if found is None:
+        return None
+    size = "" if found[1] is None else f" (for a buffer of {int(found[1]) / 1e6:,.0f} MB)"
+    elsewhere = ", or --device cpu" if device.on_gpu else ""
+    return ConfigError(f"out of memory on {device.name}{size} when {doing}: take a smaller --batch-size{elsewhere}")
 
 
 def _first_line(error: Exception) -> str:

@@ -12,7 +12,7 @@ from helpers import numbers, parse
 from networks import CALIBRATION, QCFS, RELU, TEST
 
 from ftbc_onnx import convert, runtime
-from ftbc_onnx.errors import DeviceError, ModelError
+from ftbc_onnx.errors import ConfigError, DeviceError, ModelError
 from ftbc_onnx.evaluate import evaluate_file
 from ftbc_onnx.graph.files import probe_model
 from ftbc_onnx.runtime import (
@@ -193,6 +193,24 @@ class TestSession:
         assert "dynamic batch" in message
         assert "\n" not in message
         assert len(message) < 500
+
+    def test_too_little_memory_for_a_run_is_told_from_a_model_that_fails(self) -> None:
+        model = parse("g (float[1] x) => (float[a, b, c] y) <int64[3] s = {1048576, 1048576, 64}> { y = Expand(x, s) }")
+        with pytest.raises(ConfigError) as info:
+            Session(model, optimise=False).run({"x": numbers(1)})
+        assert str(info.value) == (
+            "out of memory on cpu (for a buffer of 281,474,977 MB) when running a batch of 1: "
+            "take a smaller --batch-size"
+        )
+
+    @pytest.mark.parametrize(
+        "text", ["std::bad_alloc", "CUDA failure 2: out of memory ; GPU=0", "Failed to allocate memory"]
+    )
+    def test_every_runtime_s_word_for_it(self, text: str) -> None:
+        found = runtime._no_room(RuntimeError(text), Device("cuda:0", ("CUDAExecutionProvider",)), "running a step")
+        assert str(found) == (
+            "out of memory on cuda:0 when running a step: take a smaller --batch-size, or --device cpu"
+        )
 
     def test_an_active_provider_other_than_the_device_is_an_error(self) -> None:
         wanted = Device("none", (("CUDAExecutionProvider", {"device_id": "99"}), "CPUExecutionProvider"))
