@@ -8,6 +8,7 @@ Every stage takes frozen values and gives frozen values; only loading, data and 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ from ftbc_onnx.record import describe, record_of
 from ftbc_onnx.results import EvaluationResult, VerificationResult
 from ftbc_onnx.runtime import Device, Session, choose_device
 from ftbc_onnx.summary import summarise
-from ftbc_onnx.verify import verify
+from ftbc_onnx.verify import check_samples_apart, verify
 
 _VERIFY_SAMPLES = 2
 _GLANCE = 128  # calibration samples on which a network without evaluation data is evaluated
@@ -132,12 +133,15 @@ def convert(
         )
     elif config.refit:
         raise DataError("refit fits layers to calibration data: add --calib-data")
+    few = _few_samples(job) if config.verify else None
+    if few is not None:
+        check_samples_apart(network, few)
     ann = _run_ann(job)
     planned = make_plan(job)
     plan = planned.plan
     form, why = choose_form(network, plan, job.device.on_gpu) if config.form == "auto" else (config.form, "as asked")
     emitted = emit(network, plan, form, steps_input=config.steps_input, passes=config.fuse)
-    checked = _verify(job, plan, emitted)
+    checked = None if few is None else _verify(job, plan, emitted, few)
     evaluation, before = _evaluate(job, plan, emitted, ann)
     model_out = expose_running_means(emitted.model, emitted.readouts) if config.running_mean else emitted.model
     record = record_of(job, planned, emitted)
@@ -270,10 +274,8 @@ def _with_free_batch(network: Network, data: DataSource | None) -> Network:
     return replace(network, view=GraphView(freed))
 
 
-def _verify(job: Job, plan: SpikingPlan, emitted: Emitted) -> VerificationResult | None:
-    """None if it was not wanted, or if there are no data and none can be made up."""
-    if not job.config.verify:
-        return None
+def _few_samples(job: Job) -> Mapping[str, np.ndarray] | None:
+    """What verification runs on; None if there are no data and none can be made up."""
     data = job.calibration or job.judged
     if data is None:
         try:
@@ -282,8 +284,12 @@ def _verify(job: Job, plan: SpikingPlan, emitted: Emitted) -> VerificationResult
             return None
     static = job.network.static_batch
     batch, _ = next(Batching(static or min(_VERIFY_SAMPLES, len(data)), static is not None).padded(data))
+    return batch.feeds
+
+
+def _verify(job: Job, plan: SpikingPlan, emitted: Emitted, feeds: Mapping[str, np.ndarray]) -> VerificationResult:
     job.progress("verification", 0, 1)
-    result = verify(emitted, job.network, plan, batch.feeds)
+    result = verify(emitted, job.network, plan, feeds)
     job.progress("verification", 1, 1)
     return result
 

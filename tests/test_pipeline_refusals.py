@@ -46,6 +46,13 @@ class TestRefusals:
             quick(batch_size=17)
         assert not begun
 
+    def test_samples_that_are_mixed_before_any_work(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        begun = working(monkeypatch)
+        text = "g (float[N,4] x) => (float[N,4] y) { r = Relu(x)  m = ReduceMean<axes=[0]>(r)  y = Sub(r, m) }"
+        with pytest.raises(VerificationError, match="the model mixes the samples"):
+            convert(parse(text), numbers(16, 4), steps=2)
+        assert not begun
+
     @pytest.mark.parametrize(
         ("options", "message"),
         [
