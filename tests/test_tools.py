@@ -56,18 +56,25 @@ def test_cases_are_measured_once_and_kept_as_they_come(jobs: int, tmp_path: Path
     assert [row["case"]["steps"] for row in accuracy.read(results)][2:] == [4]
 
 
+PLAIN = [0.0, 10.0]
+
+
 def test_rules_meet_thresholds_in_a_table_per_t() -> None:
     page = tool("accuracy_page")
 
-    def row(steps: int, accuracy: float, seed: int = 0, **options: str) -> dict[str, Any]:
+    def row(
+        steps: int, accuracy: float, seed: int = 0, plain: list[float] | None = PLAIN, **options: str
+    ) -> dict[str, Any]:
         case = {"label": "if", "steps": steps, "seed": seed, "options": {"neuron": "if", **options}}
-        return {"case": case, "accuracy": [0.0, accuracy], "no_bias": [0.0, 10.0]}
+        return {"case": case, "accuracy": [0.0, accuracy], "no_bias": plain}
 
     rows = [row(2, 50.0, threshold="mse"), row(2, 40.0, threshold="max"), row(2, 30.0, threshold="max", rule="paper")]
     rows += [row(2, 42.0, 1, threshold="max"), row(2, 20.0, threshold="mse", rule="paper")]
+    rows += [row(2, 44.0, threshold="percentile", plain=None)]
     text = page._grid([*rows, row(4, 60.0, threshold="mse")])
-    assert "| if | paper | 20.0 [10.0] | 30.0 [10.0] |" in text
-    assert "| if | solve | 50.0 [10.0] | 41.0 +- 1.4 (2) [10.0] |" in text
+    assert "| neuron | rule | mse | percentile | max |" in text
+    assert "| if | paper | 20.0 [10.0] |  | 30.0 [10.0] |" in text
+    assert "| if | solve | 50.0 [10.0] | 44.0 | 41.0 +- 1.4 (2) [10.0] |" in text
     assert "T = 4" not in text  # one threshold is no comparison
 
 
