@@ -71,7 +71,7 @@ class ConvertConfig:
         random_data: calibrate on random data if none are given (marked in report and metadata).
         verify: compare the emitted model with a NumPy run of its plan.
         compare: evaluate the network without its biases, too.
-        counting: count events and synaptic operations in the evaluation, which takes about as long as it does itself.
+        counting: count events and synaptic operations in the evaluation.
         form: how time is laid out: ``unrolled`` (a copy of the network per step), ``fused`` (the same with the numbers
             of the neurons in the layers around them), ``folded`` (time in the batch, for
             networks whose nodes keep the samples of a batch apart), ``loop`` (one Loop over time), ``step`` (one step,
