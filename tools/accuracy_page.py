@@ -39,7 +39,9 @@ python tools/accuracy.py --write            # only writes it
 ```
 
 Setting: onnxruntime on the CPU provider, 2 cores (nine conversions with T = 32 and other seeds than the first: one core
-of another machine each); accuracy and counts do not depend on the load of the machine.
+of another machine each; of those that compare rules and thresholds {on_gpu} on a GPU); accuracy and counts do not
+depend on the load of the machine.
+
 ResNet-20 is the plain-ReLU network for CIFAR-10 (ANN 91.5 % on 1,000 test images; one standard error near 90 % is 0.9
 points, near 70 % 1.4). Calibration images are drawn from the training set (seed: which ones) and three of four are
 fitted to, the fourth decides what is chosen. Where nothing is chosen all are fitted to: by the published rule with a
@@ -56,7 +58,7 @@ def write_page(results: Sequence[Result], folder: Path, order: Sequence[str] = (
     places = {label: place for place, label in enumerate(order)}
     for result in sorted(results, key=lambda r: places.get(r["case"]["label"], len(places))):
         parts[result["case"]["part"]].append(result)
-    text = HEAD
+    text = HEAD.format(on_gpu=sum(result.get("device", "cpu") != "cpu" for result in results))
     if parts["neurons"]:
         draw(parts["neurons"] + parts["default"], folder / "accuracy.png")
         text += _neurons(parts["neurons"])
