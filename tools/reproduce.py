@@ -144,8 +144,8 @@ HEAD = """# Reproduced
 Made by `tools/reproduce.py` from `docs/reproduced.jsonl`: networks that were trained for conversion (`models/`), with
 the published rule and with ours, on the 1,000 test images (of the digits 360); mean of the calibration seeds, +- their
 spread, and how many there are. *s*: seconds for a conversion with both evaluations, mean over the conversions of the
-row on 2 CPU cores that did other work too; those that ran on a GPU, several at a time, or
-without the second evaluation are left out.
+row on 2 CPU cores that did other work too; those that ran on a GPU, several at a time, or without the second evaluation
+are left out.
 
 The published rule takes 5 batches of 200 training images. Where activations state no thresholds, a quarter of the
 images is held back to choose them, which leaves three batches of 200 and one of 150. Rows that say so of networks that
@@ -162,10 +162,11 @@ layers of 512; QCFS, L = 4) 60 of 120 and 80 of 116 epochs, then 16 at a rate of
 epochs at a rate of 0.05; the ViT (128 wide, 6 blocks; QCFS, L = 8, in its feed-forward layers) 64 epochs of AdamW at a
 rate of 0.001, weight decay 0.05, thresholds from 4.
 
-ResNet-34 was trained twice by the same command (on a GPU the same seed does not give the same weights), and there are
-two ResNet-20 with QCFS, L = 8: one trained from scratch, and one (`..._qcfs8_torchscript`) fine-tuned from a network
-with plain ReLU for 4 epochs (SGD at 0.03, crop and flip). These tables show how much of a gain is the checkpoint's
-([decision 33](decisions/0033-training.md)).
+Four of them were trained a second time (`..._again`): ResNet-34 and the ViT by the same command (on a GPU the same seed
+does not give the same weights), ResNet-18 and VGG-16 for 40 and 50 epochs from scratch. There are three ResNet-20 with
+QCFS, L = 8: two trained from scratch by one command but for the seed, and one (`..._qcfs8_torchscript`) fine-tuned from
+a network with plain ReLU for 4 epochs (SGD at 0.03, crop and flip). These tables show how much of a gain is the
+checkpoint's ([decision 33](decisions/0033-training.md)).
 
 """
 
