@@ -42,14 +42,7 @@ def print_conversion(console: Console, report: Mapping[str, Any], verbose: bool 
         _say(console, f"not spike arithmetic, applied to running means: {listed}")
     for left in report["analog"]:
         _say(console, f"left analog: {_node(left)} ({escape(left['reason'])})")
-    checked = report["verification"]
-    if checked is None:
-        _say(console, "not verified")
-    else:
-        how = "to the last bit" if checked["bitwise"] else f"within {checked['largest_difference']:.1e}"
-        line = f"verified against a NumPy run of the plan: equal {how} over {checked['steps']} steps"
-        fused = checked["fusion_difference"]
-        _say(console, line if fused is None else f"{line}, once its numbers are in the layers (within {fused:.0e})")
+    print_verification(console, report["verification"])
     if report["evaluation"] is not None:
         where = "calibration data: " if report["evaluated_on"] == "calibration data" else ""
         print_curve(console, report["evaluation"], report["evaluation_without_bias"], where)
@@ -58,6 +51,17 @@ def print_conversion(console: Console, report: Mapping[str, Any], verbose: bool 
         _say(console, escape(sentence))
     if verbose:
         print_sites(console, report)
+
+
+def print_verification(console: Console, checked: Mapping[str, Any] | None) -> None:
+    """How far the file is from a NumPy run of its plan."""
+    if checked is None:
+        _say(console, "not verified")
+        return
+    how = "to the last bit" if checked["bitwise"] else f"within {checked['largest_difference']:.1e}"
+    line = f"verified against a NumPy run of the plan: equal {how} over {checked['steps']} steps"
+    fused = checked["fusion_difference"]
+    _say(console, line if fused is None else f"{line}, once its numbers are in the layers (within {fused:.0e})")
 
 
 def _print_channels(console: Console, report: Mapping[str, Any]) -> None:

@@ -7,20 +7,29 @@ one's potentials, if every site is given the spikes of the plan itself, must be 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
-from ftbc_onnx.errors import VerificationError
+from ftbc_onnx.batching import Batching
+from ftbc_onnx.data import random_source
+from ftbc_onnx.errors import ConfigError, VerificationError
+from ftbc_onnx.graph.emit import emit
 from ftbc_onnx.graph.emit.unrolled import Emitted
+from ftbc_onnx.graph.files import input_specs, read_model
 from ftbc_onnx.graph.free_batch import baked_reshapes
 from ftbc_onnx.graph.fuse import Fused
 from ftbc_onnx.graph.observe import expose_running_means, running_mean_name
 from ftbc_onnx.graph.sites import Network
 from ftbc_onnx.plan import SpikingPlan, SpikingSite
+from ftbc_onnx.preprocessing import Preprocessing
 from ftbc_onnx.results import VerificationResult
 from ftbc_onnx.runtime import ONE_THREAD, Session
 from ftbc_onnx.simulate import Feeds, Simulation, simulate
+from ftbc_onnx.spiking_file import read_spiking
 from ftbc_onnx.step_runner import StepRunner
 
 MOST_RUNS = 2000
@@ -28,6 +37,11 @@ MOST_RUNS = 2000
 
 A synchronous plan has no first steps: all are run."""
 
+SAMPLES = 2
+"""Samples that are compared, unless more are asked for: every step of every neuron takes part in each."""
+
+_ADVICE = "please report this, with the model"
+_CHANGED = f"if another tool has changed it since, give the file as it was written with --original; else {_ADVICE}"
 _CLOSE = 1e-3
 _BATCH_CLOSE = 0.05
 
@@ -49,7 +63,9 @@ def run_through(emitted: Emitted, plan: SpikingPlan) -> Callable[[Feeds], dict[s
     return lambda feeds: session.run(feeds, [*map(running_mean_name, outputs), *outputs])
 
 
-def verify(emitted: Emitted, network: Network, plan: SpikingPlan, feeds: Feeds) -> VerificationResult:
+def verify(
+    emitted: Emitted, network: Network, plan: SpikingPlan, feeds: Feeds, advice: str = _ADVICE
+) -> VerificationResult:
     """Compare an emitted model with a NumPy run of its plan, and with itself in another batch size.
 
     Args:
@@ -57,6 +73,7 @@ def verify(emitted: Emitted, network: Network, plan: SpikingPlan, feeds: Feeds) 
         network: the normalised ANN.
         plan: the plan that was emitted.
         feeds: a few samples; with a free batch, the first one is also run alone.
+        advice: what the error says to do if it is not what its plan says.
 
     Raises:
         VerificationError: they differ by more than rounding and a few spikes.
@@ -79,8 +96,7 @@ def verify(emitted: Emitted, network: Network, plan: SpikingPlan, feeds: Feeds) 
             largest = max(largest, _relative(_distance(mine, other).max(initial=0), _size(other).max(initial=0)))
     if largest > _CLOSE:
         raise VerificationError(
-            f"the emitted model differs from its plan by {largest:.1e} of its largest output: "
-            "please report this, with the model"
+            f"the emitted model differs from its plan by {largest:.1e} of its largest output: {advice}"
         )
     fusion = None if twin is None or plan.synchronous else fusion_error(network, plan, twin, feeds, steps)
     if fusion is not None and fusion > _CLOSE:
@@ -96,6 +112,72 @@ def verify(emitted: Emitted, network: Network, plan: SpikingPlan, feeds: Feeds) 
         sizes = (1, rows)
         difference = max(_batch_difference(found[name], alone[name], network) for name in names)
     return VerificationResult(rows, steps, bitwise, largest, sizes, difference, fusion)
+
+
+def verify_file(
+    model: str | os.PathLike[str] | bytes,
+    ann: str | os.PathLike[str] | bytes,
+    data: Any = None,
+    *,
+    original: str | os.PathLike[str] | bytes | None = None,
+    preprocessing: Preprocessing | None = None,
+    samples: int = SAMPLES,
+) -> VerificationResult:
+    """Verify a file that `convert` wrote, or what another tool has made of it since, against its plan.
+
+    Args:
+        model: path of the spiking network, or its bytes.
+        ann: path of the ANN it was made from, or its bytes.
+        data: samples for it, anything that `ftbc_onnx.data.open_data` takes; None: random numbers.
+        original: the file as `convert` wrote it, whose metadata have the plan, if `model` is what another tool has made
+            of it. Only outputs after T steps are compared then.
+        preprocessing: None: what the network was calibrated with, as its metadata say.
+        samples: samples compared, at most (with a fixed batch, one batch).
+
+    Raises:
+        VerificationError: it does not compute what its plan says.
+        ModelError: it cannot be read or run, or was made from another ANN.
+        DataError: the data do not fit.
+    """
+    file = read_spiking(model if original is None else original)
+    _, network = file.ann(ann)
+    plan, options, inputs = file.plan, file.options, input_specs(network.view.model)
+    size, fixed = network.static_batch or samples, network.static_batch is not None
+    source = random_source(inputs, size, 0) if data is None else file.open(data, preprocessing, "verification", inputs)
+    batch, _ = next(Batching(size if fixed else min(size, len(source)), fixed).padded(source))
+    written = emit(network, plan, file.form, steps_input=options.steps_input, passes=options.fuse)
+    if original is None:
+        emitted = replace(written, model=file.model, readouts=tuple(file.readouts))
+        return verify(emitted, network, plan, batch.feeds, _CHANGED)
+    if file.form == "step":
+        raise ConfigError("--original goes with files of all T steps: one of a single step has no output after T steps")
+    return _verify_outputs(replace(written, model=read_model(model)), network, plan, batch.feeds)
+
+
+def _verify_outputs(rewritten: Emitted, network: Network, plan: SpikingPlan, feeds: Feeds) -> VerificationResult:
+    """Compare what a file gives after T steps with a NumPy run of the plan that it was written from.
+
+    What has rewritten it has probably changed how sums round, and spikes amplify that: the mean difference counts.
+    """
+    twin = rewritten.twin
+    expected = simulate(*((twin.network, twin.plan) if twin else (network, plan)), feeds, plan.steps)
+    session, names = Session(rewritten.model, ONE_THREAD), [readout.output for readout in rewritten.readouts]
+    missing = sorted({*names, *feeds} - {*session.output_names, *session.input_names})
+    if missing:
+        raise VerificationError(f"the file has no '{missing[0]}', which the original has: names must be kept")
+    found = session.run(feeds, names)
+    largest, bitwise = 0.0, True
+    for name in names:
+        mine, other = found[name], expected[name][-1]
+        if mine.shape != other.shape:
+            raise VerificationError(f"output '{name}' has shape {mine.shape}, the plan gives {other.shape}")
+        mean = _relative(_distance(mine, other).mean(), _size(other).mean())
+        if mean > _BATCH_CLOSE:
+            raise VerificationError(f"output '{name}' differs by {mean:.1%} from what the plan of the original gives")
+        bitwise = bitwise and np.array_equal(mine, other, equal_nan=True)
+        largest = max(largest, _relative(_distance(mine, other).max(initial=0), _size(other).max(initial=0)))
+    rows = len(next(iter(feeds.values())))
+    return VerificationResult(rows, plan.steps, bitwise, largest, (rows,), 0.0)
 
 
 def check_samples_apart(network: Network, feeds: Feeds) -> None:

@@ -17,6 +17,7 @@ from ftbc_onnx.cli.export_nir import export_nir
 from ftbc_onnx.cli.inspect import inspect
 from ftbc_onnx.cli.report import report
 from ftbc_onnx.cli.sweep import sweep
+from ftbc_onnx.cli.verify import verify
 from ftbc_onnx.errors import ConfigError, FtbcError, InterruptError, ModelError
 
 INTERRUPTED = "interrupted: nothing is half-written, and nothing is kept to go on with: run the same command again"
@@ -64,5 +65,5 @@ def cli() -> None:
     """
 
 
-for command in (convert, inspect, evaluate, diagnose, report, sweep, export_nir):
+for command in (convert, inspect, evaluate, verify, diagnose, report, sweep, export_nir):
     cli.add_command(command)

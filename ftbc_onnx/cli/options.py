@@ -58,8 +58,8 @@ def scope_options(command: F) -> F:
     )(command)
 
 
-def data_options(command: F) -> F:
-    """How data are read and fed, and where things run."""
+def preprocessing_options(command: F) -> F:
+    """How data are prepared."""
     return _all(
         click.option(
             "--preprocessor",
@@ -79,6 +79,13 @@ def data_options(command: F) -> F:
             "--layout", type=click.Choice(["NCHW", "NHWC"]), help="Layout of the arrays given, if not the model's."
         ),
         click.option("--color", type=click.Choice(["rgb", "bgr", "gray"]), help="Images: order of the channels."),
+    )(command)
+
+
+def data_options(command: F) -> F:
+    """How data are read and fed, and where things run."""
+    return _all(
+        preprocessing_options,
         click.option(
             "--label-offset",
             type=int,

@@ -150,14 +150,22 @@ def _check(source: SourceModel) -> None:
         raise ModelError(f"'{source.name}' is not valid ONNX: {_short(error)}") from error
 
 
+def read_model(source: str | os.PathLike[str] | bytes) -> onnx.ModelProto:
+    """Read any model, from a file or from the bytes of one; nothing else is checked.
+
+    Raises:
+        ModelError: it cannot be read.
+    """
+    return _parse(source, "'model'") if isinstance(source, bytes) else _read(Path(source)).model
+
+
 def load_snn(source: str | os.PathLike[str] | bytes) -> onnx.ModelProto:
     """Read a model that this package emitted, from a file or from the bytes of one.
 
     Raises:
         ModelError: it cannot be read, or it is no such model.
     """
-    name = "model" if isinstance(source, bytes) else os.fspath(source)
-    model = _parse(source, f"'{name}'") if isinstance(source, bytes) else _read(Path(source)).model
+    name, model = "model" if isinstance(source, bytes) else os.fspath(source), read_model(source)
     if not any(entry.key == _MARK for entry in model.metadata_props):
         raise ModelError(
             f"'{name}' is no spiking network made by ftbc-onnx: convert the ANN first (ftbc-onnx convert {name})"
