@@ -220,7 +220,7 @@ class ConvertConfig:
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> ConvertConfig:
-        """Options by name.
+        """Options by name. A `readout` that is not given (or None) follows from `readout_from`.
 
         Raises:
             ConfigError: a name is unknown, or a value cannot be used.
@@ -231,6 +231,8 @@ class ConvertConfig:
                 near = difflib.get_close_matches(name, known, 1)
                 hint = f"did you mean '{near[0]}'?" if near else f"the options are {', '.join(known)}"
                 raise ConfigError(f"unknown option '{name}': {hint}")
+        if options.get("readout") is None:
+            options = {**options, "readout": "mean" if options.get("readout_from") is None else "delayed"}
         return cls(**options)
 
     @property

@@ -197,7 +197,7 @@ class TestRefusals:
         ("options", "message"),
         [
             ({"readout": "delay"}, r"readout is 'delay' (did you mean 'delayed'?): choose one of mean, delayed"),
-            ({"readout_from": 2}, "readout_from goes with readout 'delayed', not with 'mean'"),
+            ({"readout": "mean", "readout_from": 2}, "readout_from goes with readout 'delayed', not with 'mean'"),
             ({"readout": "delayed"}, "readout_from is None: readout 'delayed' takes a whole number from 1 to T-1 = 3"),
             ({"readout": "delayed", "readout_from": 0}, "readout_from is 0"),
             ({"readout": "delayed", "readout_from": 4}, "readout_from is 4"),
@@ -213,6 +213,10 @@ class TestRefusals:
         with pytest.raises(ConfigError) as caught:
             ConvertConfig.from_options({"steps": 4, **options})
         assert str(caught.value).startswith(message)
+
+    def test_where_it_begins_is_enough(self) -> None:
+        assert ConvertConfig.from_options({"steps": 4, "readout_from": 2}).readout == "delayed"
+        assert ConvertConfig.from_options({"steps": 4, "readout": None}).readout == "mean"
 
     def test_a_synchronous_plan(self) -> None:
         plan = make_plan(network("sums"), 4)

@@ -145,7 +145,6 @@ def _config_of(threshold: str | None, percentile: float | None, options: dict[st
         if threshold != "percentile":
             raise ConfigError(f"--percentile goes with --threshold percentile, not with {threshold}")
         options["percentile"] = percentile
-    options["readout"] = options["readout"] or ("mean" if options["readout_from"] is None else "delayed")
     config = ConvertConfig.from_options({"threshold": threshold, **options})
     given = click.get_current_context().get_parameter_source("alpha")
     if config.rule != "paper" and given is click.core.ParameterSource.COMMANDLINE:
