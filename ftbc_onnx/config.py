@@ -25,6 +25,9 @@ SWITCHES = (
 OLDEST_OPSET = 13
 """From here on Split and Squeeze need no known sizes and ReduceSum takes axes."""
 
+_IMPLIED = {"readout": ("readout_from", "delayed"), "threshold": ("percentile", "percentile")}
+"""An option, another one that says it by itself, and what it then is."""
+
 FUSE = ("thresholds", "biases", "resets")
 FORMS = ("auto", "unrolled", "fused", "folded", "loop", "step")
 
@@ -220,7 +223,8 @@ class ConvertConfig:
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> ConvertConfig:
-        """Options by name. A `readout` that is not given (or None) follows from `readout_from`.
+        """Options by name; `readout` and `threshold`, where they are not given (or None), follow from
+        `readout_from` and `percentile`, where those are.
 
         Raises:
             ConfigError: a name is unknown, or a value cannot be used.
@@ -231,9 +235,11 @@ class ConvertConfig:
                 near = difflib.get_close_matches(name, known, 1)
                 hint = f"did you mean '{near[0]}'?" if near else f"the options are {', '.join(known)}"
                 raise ConfigError(f"unknown option '{name}': {hint}")
-        if options.get("readout") is None:
-            options = {**options, "readout": "mean" if options.get("readout_from") is None else "delayed"}
-        return cls(**options)
+        given = {name: value for name, value in options.items() if value is not None or name not in _IMPLIED}
+        for name, (implying, value) in _IMPLIED.items():
+            if name not in given and options.get(implying) is not None:
+                given[name] = value
+        return cls(**given)
 
     @property
     def neuron_spec(self) -> NeuronSpec:

@@ -214,9 +214,11 @@ class TestRefusals:
             ConvertConfig.from_options({"steps": 4, **options})
         assert str(caught.value).startswith(message)
 
-    def test_where_it_begins_is_enough(self) -> None:
+    def test_an_option_that_says_another_is_enough(self) -> None:
         assert ConvertConfig.from_options({"steps": 4, "readout_from": 2}).readout == "delayed"
         assert ConvertConfig.from_options({"steps": 4, "readout": None}).readout == "mean"
+        assert ConvertConfig.from_options({"percentile": 99}).threshold == "percentile"
+        assert ConvertConfig.from_options({"percentile": 99, "threshold": "mse"}).threshold == "mse"
 
     def test_a_synchronous_plan(self) -> None:
         plan = make_plan(network("sums"), 4)

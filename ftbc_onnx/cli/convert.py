@@ -138,11 +138,9 @@ def convert(
 
 
 def _config_of(threshold: str | None, percentile: float | None, options: dict[str, Any]) -> ConvertConfig:
-    """The options of a conversion: one that stands for another is completed, one that goes with another is refused."""
-    if threshold is None:
-        threshold = "auto" if percentile is None else "percentile"
+    """The options of a conversion; one that goes with another is refused without it."""
     if percentile is not None:
-        if threshold != "percentile":
+        if threshold not in (None, "percentile"):
             raise ConfigError(f"--percentile goes with --threshold percentile, not with {threshold}")
         options["percentile"] = percentile
     config = ConvertConfig.from_options({"threshold": threshold, **options})
