@@ -168,7 +168,7 @@ def open_data(
             source = replace(opening(_call(*script, where), where), description=f"{script[0].name}:{script[1]}")
         except FtbcError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise DataError(f"{where}: the script failed with {type(error).__name__}: {error}") from error
     if labels is not None:
         source = _labelled(source, labels, where)

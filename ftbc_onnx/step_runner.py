@@ -72,6 +72,7 @@ class StepRunner:
     def reset(self) -> None:
         """Back to the state before step 0."""
         self.t = 0
+        self._rows: tuple[tuple[int, ...], ...] = ()
         self._held: dict[str, Any] = {state.input: state.start for state in self._states}
 
     def step(self, inputs: Inputs) -> dict[str, np.ndarray]:
@@ -82,10 +83,15 @@ class StepRunner:
                 samples stays what it was since the last `reset`.
 
         Raises:
-            DataError: inputs are missing.
-            ModelError: the run failed (another number of samples than before, for example).
+            DataError: inputs are missing, or have another number of samples than before.
+            ModelError: the run failed.
         """
         feeds = self._feeds(inputs)
+        rows = tuple(value.shape[:1] for value in feeds.values())
+        if self.t and rows != self._rows:
+            told = [" and ".join(str(n) for (n,) in found if found) for found in (self._rows, rows)]
+            raise DataError(f"the state is that of {told[0]} samples, and now there are {told[1]}: call reset() first")
+        self._rows = rows
         names = [state.output for state in self._states]
         found, kept = self._session.run_bound(
             {**feeds, STEP: np.array(self.t, np.int64), **self._held}, self.output_names, names

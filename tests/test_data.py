@@ -246,11 +246,13 @@ class TestScripts:
         script.write_text(
             "def data():\n    raise KeyError('lost')\n"
             "def lazy():\n    yield 1 / 0\n"
+            "def leave():\n    raise SystemExit(0)\n"
             f"def again():\n    return {str(script)!r}\n"
             "def short():\n    import numpy as np\n    return np.zeros((2, 3))\n"
         )
         refused(DataError, "make.py", "KeyError", "lost", what=str(script))
         refused(DataError, "make.py:lazy", "ZeroDivisionError", what=f"{script}:lazy")
+        refused(DataError, "make.py:leave", "SystemExit", what=f"{script}:leave")
         refused(DataError, "make.py:nothing", "no function 'nothing'", what=f"{script}:nothing")
         refused(DataError, "make.py:short", "[2, 3]", what=f"{script}:short")
         refused(DataError, "make.py:again", what=f"{script}:again")

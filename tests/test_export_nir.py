@@ -94,6 +94,17 @@ def test_the_loss_is_measured_in_spikingjelly(snn: Path) -> None:
     assert snn.with_suffix(".nir").is_file()
 
 
+def test_a_measurement_that_fails_leaves_the_file_that_was_there(snn: Path, tmp_path: Path) -> None:
+    pytest.importorskip("nir")
+    pytest.importorskip("nirtorch", reason="nirtorch is not installed (it is in the extra 'models')")
+    target = tmp_path / "kept.nir"
+    target.write_text("precious")
+    with pytest.raises(DataError, match="label"):
+        export_nir(snn, target=target, lossy=True, soft_reset=True, eval_data=TEST, samples=20, label_offset=50)
+    assert target.read_text() == "precious"
+    assert list(tmp_path.glob(".kept*")) == []
+
+
 def test_without_a_runtime_the_file_is_written_and_the_report_says_what_to_install(
     snn: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

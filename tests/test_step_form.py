@@ -180,8 +180,16 @@ class TestRunner:
             runner.decide(digits("test", 1)[0], 1.0, "nope")
         runner.reset()
         runner.step(digits("test", 3)[0])
+        for count in (2, 1):
+            with pytest.raises(DataError, match=f"state is that of 3 samples, and now there are {count}: call reset"):
+                runner.step(digits("test", count)[0])
+        runner.reset()
+        runner.step(digits("test", 1)[0])
+        with pytest.raises(DataError, match="state is that of 1 samples, and now there are 3"):  # it would broadcast
+            runner.step(digits("test", 3)[0])
+        runner.reset()
         with pytest.raises(ModelError, match="onnxruntime could not run a step"):
-            runner.step(digits("test", 2)[0])
+            runner.step(np.zeros((1, 1, 8, 9), np.float32))
         with pytest.raises(ModelError, match="is no spiking network made by ftbc-onnx"):
             StepRunner(RELU)
 

@@ -51,7 +51,11 @@ def test_nothing_but_a_torn_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", ["file,label\na,1\n", '{"key": "a"}\nnonsense\n{"key": "b"}\n', "[1]\n", "no line end"]
+    "content",
+    [
+        *("file,label\na,1\n", '{"key": "a"}\nnonsense\n{"key": "b"}\n', "[1]\n", "no line end"),
+        *('{"my": "settings"}', '{"key": "a"}\n{"my": "settings"}', '{"key": 1}'),
+    ],
 )
 def test_another_file_is_left_alone(tmp_path: Path, content: str) -> None:
     path = tmp_path / "labels.csv"
@@ -105,6 +109,18 @@ def test_an_interruption_loses_no_point(
         alone
     )
     assert third.done == 0
+
+
+@pytest.mark.parametrize("damage", [{"held_back": None}, {"held_back": 5}, {"point": {}}, {"source": None}])
+def test_a_record_that_was_damaged_is_named(net: Path, calib: Path, tmp_path: Path, damage: dict[str, Any]) -> None:
+    grid, path = Grid(steps=(2,), neurons=("if",), thresholds=("mse",)), tmp_path / "r.jsonl"
+    run_sweep(net, str(calib), grid, results=path)
+    record = json.loads(path.read_text())
+    changed = {name: value for name, value in {**record, **damage}.items() if value is not None or name not in damage}
+    path.write_text(json.dumps(changed) + "\n")
+    with pytest.raises(ConfigError, match=rf"r.jsonl', the record with key {record['key'][:12]}\.\.\. is damaged"):
+        run_sweep(net, str(calib), grid, results=path)
+    assert json.loads(path.read_text()) == changed
 
 
 def test_other_networks_data_and_options_are_not_mixed_up(net: Path, calib: Path, judged: Path, tmp_path: Path) -> None:

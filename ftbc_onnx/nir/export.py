@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -89,27 +90,25 @@ def export_nir(
         source = replace(file, model=original.model).open(eval_data, preprocessing)
         static = static_batch(input_specs(original.model))
         batching = choose_batching(batch_size, static, source, samples, "evaluation", neurons=file.neurons)
-    _write(network, plan, found.layers, soft_reset, path)
-    report["output"] = str(path)
-    if source is None:
-        return report
-    count = min(len(source), samples or len(source))
-    try:
-        runtime = open_file(path)
-    except NoRuntime as error:
-        return {**report, "not_measured": str(error)}
-    fidelity = measure(
-        runtime,
-        network,
-        plan,
-        source,
-        batching,
-        device=where,
-        samples=samples,
-        label_offset=label_offset,
-        progress=lambda done: progress("evaluation", done, count),
-    )
-    return {**report, "fidelity": fidelity.as_dict()}
+    with _written(network, plan, found.layers, soft_reset, path) as partial:
+        if source is not None:
+            count = min(len(source), samples or len(source))
+            try:
+                fidelity = measure(
+                    open_file(partial),
+                    network,
+                    plan,
+                    source,
+                    batching,
+                    device=where,
+                    samples=samples,
+                    label_offset=label_offset,
+                    progress=lambda done: progress("evaluation", done, count),
+                )
+                report["fidelity"] = fidelity.as_dict()
+            except NoRuntime as error:
+                report["not_measured"] = str(error)
+    return {**report, "output": str(path)}
 
 
 def _ann_of(file: SpikingFile) -> Path:
@@ -131,8 +130,11 @@ def _target(file: SpikingFile, target: str | os.PathLike[str] | None) -> Path:
     return path
 
 
-def _write(network: Network, plan: SpikingPlan, layers: Mapping[str, Layer], soft_reset: bool, path: Path) -> None:
-    """The graph into a file, whole or not at all."""
+@contextmanager
+def _written(
+    network: Network, plan: SpikingPlan, layers: Mapping[str, Layer], soft_reset: bool, path: Path
+) -> Iterator[Path]:
+    """The graph in a file that takes its place once it has been measured, whole or not at all."""
     try:
         import nir  # noqa: PLC0415 - an optional extra
 
@@ -140,8 +142,10 @@ def _write(network: Network, plan: SpikingPlan, layers: Mapping[str, Layer], sof
     except ImportError as error:
         raise ConfigError(f"export to NIR takes the package nir ({error}): pip install 'ftbc-onnx[nir]'") from error
     graph = translate(network, plan, layers, soft_reset)
-    try:
-        with written_whole(path) as partial:
+    with ExitStack() as stack:
+        try:
+            partial = stack.enter_context(written_whole(path))
             nir.write(partial, graph)
-    except OSError as error:
-        raise ModelError(f"'{path}' cannot be written: {error.strerror or error}") from error
+        except OSError as error:
+            raise ModelError(f"'{path}' cannot be written: {error.strerror or error}") from error
+        yield partial

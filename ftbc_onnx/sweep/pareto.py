@@ -15,6 +15,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+_COSTS = ("binary_spikes", "synops", "binary_energy_pj", "ann_energy_pj")
+
+
+def is_complete(record: Mapping[str, Any]) -> bool:
+    """Whether a record that was read has all that is asked of it."""
+    held, point, evaluation = record.get("held_back"), record.get("point"), record.get("evaluation", 0)
+    return (
+        {"source", "seconds_per_sample", "chosen"} <= record.keys()
+        and isinstance(held, Mapping)
+        and held.keys() >= {"samples", "accuracy", "agreement", "output_error", "ann_accuracy", *_COSTS}
+        and isinstance(point, Mapping)
+        and point.keys() >= {"steps", "neuron", "rule", "threshold"}
+        and (evaluation is None or isinstance(evaluation, Mapping))
+    )
+
 
 def quality(record: Mapping[str, Any]) -> float:
     """How good a result is, on the samples held back; to be compared with results of the same data only."""

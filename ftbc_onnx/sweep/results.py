@@ -18,6 +18,8 @@ from ftbc_onnx.errors import ConfigError
 
 Record = dict[str, Any]
 
+_BEGINNING = b'{"key": "'  # of every record, so of one that was cut off
+
 
 def key_of(what: Mapping[str, Any]) -> str:
     """Digest of plain JSON types, the same whatever their order."""
@@ -66,6 +68,7 @@ class ResultsFile:
                 raise ConfigError(
                     f"--results '{self.path}', line {number}, is no result of a sweep: give another file"
                 ) from None
-        if not whole and content[:1] not in (b"", b"{"):
+        torn = content[whole:]
+        if not (torn.startswith(_BEGINNING) or _BEGINNING.startswith(torn)):
             raise ConfigError(f"--results '{self.path}' is no file of a sweep: give another file")
         return whole

@@ -8,7 +8,7 @@ A point is written down when all of it is done.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -117,7 +117,7 @@ def run_sweep(
     file = ResultsFile(None if results is None else Path(results))
     base = {**digests, "versions": [package_version(), runtime_version()], "label_offset": label_offset}
     keys = [key_of({**base, "options": config.as_dict()}) for config in configs]
-    done = {key: file.records[key] for key in keys if key in file.records}
+    done = _remembered(file, keys)
     resumed = len(done)
     todo = [_Work(p, c, key) for p, c, key in zip(points, configs, keys, strict=True) if key not in done]
     failed: list[tuple[Point, FtbcError]] = []
@@ -148,6 +148,15 @@ def run_sweep(
         ) from error
     records = pareto.best_first(list(done.values()))
     return SweepResult(tuple(records), tuple(pareto.front(records)), tuple(failed), resumed, file.path)
+
+
+def _remembered(file: ResultsFile, keys: Iterable[str]) -> dict[str, Record]:
+    """What the file has of these points."""
+    done = {key: file.records[key] for key in keys if key in file.records}
+    for key, record in done.items():
+        if not pareto.is_complete(record):
+            raise ConfigError(f"--results '{file.path}', the record with key {key[:12]}... is damaged: remove its line")
+    return done
 
 
 @dataclass
