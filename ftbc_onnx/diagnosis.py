@@ -48,6 +48,7 @@ SAMPLES = 64
 
 _ELEMENTS = 1 << 24  # neurons, over samples, for each of which a run holds some twenty numbers
 
+_EXACT = 1e-6  # a cost below is rounding
 _TINY = float(np.finfo(np.float64).tiny)
 
 
@@ -138,8 +139,15 @@ class Diagnosis:
 
     @property
     def ranked(self) -> list[SiteDiagnosis]:
-        """The sites, the one that costs most first."""
+        """The sites, the one that costs most first; where none errs alone, the one without which most is spared."""
+        if self.exact_alone:
+            return sorted(self.sites, key=lambda site: (-site.spared, -site.local))
         return sorted(self.sites, key=lambda site: -site.cost)
+
+    @property
+    def exact_alone(self) -> bool:
+        """Whether every site is exact where the ANN's activations reach it, as of a QCFS network at its own T."""
+        return all(site.cost < _EXACT for site in self.sites)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON types; sites in order of rank."""

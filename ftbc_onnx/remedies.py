@@ -105,6 +105,8 @@ def verdict(diagnosis: Diagnosis) -> list[str]:
         said.append(f"output error {error}; what stands out, and makes so much of an error alone: {listed}")
     elif diagnosis.output_error[-1] <= SMALL:
         said.append(f"the network follows its ANN: output error {error}, no site is accused")
+    elif diagnosis.exact_alone:
+        said.append(f"output error {error}, and every site alone is exact: it comes of spikes that arrive unevenly")
     else:
         said.append(f"output error {error}, and no site stands out: they add up")
     return said
@@ -113,7 +115,7 @@ def verdict(diagnosis: Diagnosis) -> list[str]:
 def remedies(diagnosis: Diagnosis, options: ConvertConfig) -> list[Remedy]:
     """What to do, for every suspect and every cause of its error that counts, what is wrong before what is coarse.
 
-    If no site stands out, but the output's error is not small, for the one that costs most.
+    If no site stands out, but the output's error is not small, for the one that is ranked first.
 
     Args:
         diagnosis: of a network.
@@ -192,7 +194,7 @@ def _rounding(site: SiteDiagnosis, diagnosis: Diagnosis, options: ConvertConfig)
     levels = options.steps * diagnosis.plan.neuron.most
     finding = f"{_part(site, 'rounding')} is rounding to T*K = {levels} levels"
     tries = [_finer(diagnosis), {"steps": 2 * options.steps}]
-    if not site.site.signed:
+    if not site.site.signed and len(diagnosis.sites) > 1:
         tries.append({"exclude": (*options.exclude, f"^{re.escape(site.site.name)}$")})
     return Remedy(site.site.name, "rounding", finding, tuple(tries))
 

@@ -15,6 +15,8 @@ from ftbc_onnx.selection import Trial
 SAID = 0.1
 """Part of what a site adds from which a cause is listed."""
 
+_ABREAST = 4  # steps whose pairs of numbers are kept on a line each
+
 SHOWN = 10
 """Sites that are listed, at most, unless all are asked for."""
 
@@ -52,10 +54,10 @@ def _print_sites(console: Console, sites: Sequence[SiteDiagnosis], count: int) -
     """One row per site, the one that costs most first."""
     some = f" ({len(sites)} of {count})" if len(sites) < count else ""
     table = Table(title=f"sites by what they cost, %{some}", title_justify="left")
-    table.add_column("site", no_wrap=True)
+    table.add_column("site", overflow="fold")
     decides = any(site.turned is not None for site in sites)
     for name in ("alone", *(("turns",) if decides else ()), "error", "own", "adds"):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     table.add_column("of that")
     for site in sites:
         turned = [] if site.turned is None else [f"{site.turned:.1f}"]
@@ -71,10 +73,10 @@ def _print_curves(console: Console, diagnosis: Diagnosis) -> None:
     table = Table(
         title="what the output is spared without it, and error / own error after each step, %", title_justify="left"
     )
-    table.add_column("site")
-    table.add_column("spared", justify="right")
+    table.add_column("site", overflow="fold")
+    table.add_column("spared", justify="right", no_wrap=True)
     for t in range(diagnosis.plan.steps):
-        table.add_column(str(t + 1), justify="right")
+        table.add_column(str(t + 1), justify="right", no_wrap=diagnosis.plan.steps <= _ABREAST)
     for site in diagnosis.sites:
         pairs = zip(site.real, site.alone, strict=True)
         spared = f"{100 * site.spared:.1f}"

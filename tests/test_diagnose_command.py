@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shlex
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -109,6 +111,11 @@ def of(*sites: SiteDiagnosis, error: float = 0.5, neuron: str = "if") -> Diagnos
     return Diagnosis(plan, "data", 8, "y", np.full(4, error), 90.0, sites, 0.0)
 
 
+def beside(*sites: SiteDiagnosis, **more: Any) -> Diagnosis:
+    """A network of some sites and one that does nothing wrong."""
+    return of(*sites, site("other", 0.0, 0.0), **more)
+
+
 class TestSuspects:
     def test_twice_an_even_share_stands_out(self) -> None:
         found = of(site("a", 0.1, 0.1), site("b", 0.3, 0.5), site("c", 0.2, 0.4), error=0.5)
@@ -125,6 +132,14 @@ class TestSuspects:
         found = of(*sites)
         assert "no site stands out" in verdict(found)[0]
         assert {remedy.site for remedy in remedies(found, ConvertConfig(neuron="if"))} == {"a"}
+
+    def test_where_every_site_alone_is_exact_the_one_that_spares_most_is_spoken_of(self) -> None:
+        spared = {"a": 0.0, "b": 0.2, "c": 0.1}
+        sites = [replace(site(name, 0.0, 0.0, timing=1.0), spared=value) for name, value in spared.items()]
+        found = of(*sites)
+        assert [s.site.name for s in found.ranked] == ["b", "c", "a"]
+        assert "every site alone is exact" in verdict(found)[0]
+        assert {remedy.site for remedy in remedies(found, ConvertConfig(neuron="if"))} == {"b"}
 
     def test_a_network_of_one_site(self) -> None:
         assert len(suspects(of(site("a", 0.5, 1.0, rounding=1.0)))) == 1
@@ -157,18 +172,18 @@ class TestSentences:
         ],
     )
     def test_name_the_cause_and_options(self, cause: str, neuron: str, options: dict, sentence: str) -> None:
-        found = of(site("a", 0.5, 1.0, **{cause: 0.4}), neuron=neuron)
+        found = beside(site("a", 0.5, 1.0, **{cause: 0.4}), neuron=neuron)
         remedy = self.only(found, self.options(**options))
         assert remedy.cause == cause
         assert remedy.sentence.startswith("100 % of what it adds")
         assert sentence in remedy.sentence
 
     def test_what_is_wrong_before_what_is_coarse(self) -> None:
-        found = of(site("a", 0.5, 1.0, rounding=0.6, silent=0.2, timing=0.05, clipping=0.15))
+        found = beside(site("a", 0.5, 1.0, rounding=0.6, silent=0.2, timing=0.05, clipping=0.15))
         assert [r.cause for r in remedies(found, self.options())] == ["silent", "clipping", "rounding"]
 
     def test_a_threshold_that_is_stated_is_not_looked_for(self) -> None:
-        found = of(site("a", 0.5, 1.0, stated=True, clipping=0.4))
+        found = beside(site("a", 0.5, 1.0, stated=True, clipping=0.4))
         assert self.only(found, self.options()).tries == ()
 
     def test_every_option_is_one_of_convert(self) -> None:
@@ -176,7 +191,7 @@ class TestSentences:
         every = []
         for cause in ("silent", "clipping", "bias", "timing", "rounding"):
             for changes in ({}, {"per_channel": False}, {"threshold": "percentile", "percentile": 99.99}):
-                found = of(site("/net/a.b/Relu", 0.5, 1.0, **{cause: 0.4}))
+                found = beside(site("/net/a.b/Relu", 0.5, 1.0, **{cause: 0.4}))
                 every += self.only(found, self.options(**changes)).tries
         assert len({spelled(changes) for changes in every}) == 8
         for changes in every:
@@ -186,14 +201,18 @@ class TestSentences:
                 assert context.params[name] == value
             self.options(**changes)
 
+    def test_the_only_site_is_not_excluded(self) -> None:
+        tries = self.only(of(site("a", 0.5, 1.0, rounding=0.4)), self.options()).tries
+        assert [list(changes) for changes in tries] == [["neuron", "levels"], ["steps"]]
+
     def test_an_excluded_name_is_that_name_only(self) -> None:
-        found = of(site("/net/a.b/Relu", 0.5, 1.0, rounding=0.4))
+        found = beside(site("/net/a.b/Relu", 0.5, 1.0, rounding=0.4))
         pattern = self.only(found, self.options(exclude=("x",))).tries[-1]["exclude"]
         assert pattern == ("x", r"^/net/a\.b/Relu$")
 
     def test_each_change_is_tried_once_first_ones_first(self) -> None:
         first = ["--neuron signed-group --levels 8", "--threshold percentile --percentile 99.99"]
-        found = of(site("a", 0.5, 0.7, rounding=0.4), site("b", 0.4, 0.7, clipping=0.2, rounding=0.2), error=0.9)
+        found = beside(site("a", 0.5, 0.7, rounding=0.4), site("b", 0.4, 0.7, clipping=0.2, rounding=0.2), error=0.9)
         said = [spelled(changes) for changes in to_try(remedies(found, self.options()), 9)]
         assert said == [*first, "-T 8", "--calib-samples 512", "--exclude '^a$'", "--exclude '^b$'"]
         assert len(to_try(remedies(found, self.options()), 3)) == 3

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 
 from ftbc_onnx.cli.options import (
     common,
@@ -20,7 +19,7 @@ from ftbc_onnx.cli.options import (
     output_options,
     scope_options,
 )
-from ftbc_onnx.cli.screen import print_json, progress_bars, set_up_logging
+from ftbc_onnx.cli.screen import print_json, progress_bars, report_console, set_up_logging
 from ftbc_onnx.cli.values import labelled, preprocessing_of
 from ftbc_onnx.config import ConvertConfig
 from ftbc_onnx.errors import ConfigError
@@ -129,7 +128,7 @@ def convert(
     if as_json:
         print_json(report)
     else:
-        console = Console(emoji=False)
+        console = report_console()
         print_conversion(console, report, verbose)
         for path in (written, page):
             if path is not None:

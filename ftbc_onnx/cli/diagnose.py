@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 
 from ftbc_onnx.cli.options import common, data_options
-from ftbc_onnx.cli.screen import print_json, progress_bars, set_up_logging
+from ftbc_onnx.cli.screen import log, print_json, progress_bars, report_console, set_up_logging
 from ftbc_onnx.cli.values import preprocessing_of
 from ftbc_onnx.diagnosis import SAMPLES, diagnose_file
 from ftbc_onnx.errors import ConfigError
@@ -76,7 +75,9 @@ def diagnose(
         found = remedies(diagnosis, converted)
         trials: tuple[Trial, ...] = ()
         wanted = to_try(found, MOST)
-        if tries and wanted:
+        if tries and not wanted:
+            log.warning("--try: there is nothing to try, since nothing is suggested that a conversion could change")
+        elif tries:
             trials = try_changes(
                 wanted,
                 replace(converted, device=device),
@@ -94,4 +95,4 @@ def diagnose(
         }
         print_json(report)
     else:
-        print_diagnosis(Console(emoji=False), diagnosis, found, trials, verbose)
+        print_diagnosis(report_console(), diagnosis, found, trials, verbose)

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 
 from ftbc_onnx.cli.options import common, data_options, early_exit_option, energy_options, labels_option
-from ftbc_onnx.cli.screen import print_json, progress_bars, set_up_logging
+from ftbc_onnx.cli.screen import print_json, progress_bars, report_console, set_up_logging
 from ftbc_onnx.cli.values import labelled, preprocessing_of
 from ftbc_onnx.energy import Constants, energy_of
 from ftbc_onnx.evaluate import evaluate_file
@@ -75,7 +74,7 @@ def evaluate(
     if as_json:
         print_json({**result.as_dict(), "energy": energy, "device": used})
     else:
-        console = Console(emoji=False)
+        console = report_console()
         console.print(f"device {used}", highlight=False)
         print_curve(console, result.as_dict())
         print_energy(console, energy)

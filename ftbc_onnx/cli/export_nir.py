@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 
 from ftbc_onnx.cli.options import common, data_options
-from ftbc_onnx.cli.screen import print_json, progress_bars, set_up_logging
+from ftbc_onnx.cli.screen import print_json, progress_bars, report_console, set_up_logging
 from ftbc_onnx.cli.values import preprocessing_of
 from ftbc_onnx.errors import ModelError
 from ftbc_onnx.nir.export import export_nir as export
@@ -51,7 +50,7 @@ def export_nir(*, model: Path, output: Path | None, verbose: bool, quiet: bool, 
     if as_json:
         print_json(report)
     else:
-        print_nir(Console(emoji=False), report)
+        print_nir(report_console(), report)
     if report["output"] is None:
         raise ModelError(_refusal(report))
 

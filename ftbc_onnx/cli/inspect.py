@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 
 from ftbc_onnx.cli.options import common, scope_options
-from ftbc_onnx.cli.screen import print_json, set_up_logging
+from ftbc_onnx.cli.screen import print_json, report_console, set_up_logging
 from ftbc_onnx.config import ConvertConfig
 from ftbc_onnx.errors import ModelError
 from ftbc_onnx.inspection import inspect_model
@@ -36,6 +35,6 @@ def inspect(*, model: Path, verbose: bool, quiet: bool, as_json: bool, **options
     if as_json:
         print_json(report)
     else:
-        print_inspection(Console(emoji=False), report, verbose)
+        print_inspection(report_console(), report, verbose)
     if report["refusals"]:
         sys.exit(ModelError.exit_code)

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import click
-from rich.console import Console
 
+from ftbc_onnx.cli.screen import report_console
 from ftbc_onnx.errors import ConfigError
 from ftbc_onnx.page import check_page, write_page, write_pictures
 from ftbc_onnx.report import print_conversion
@@ -45,7 +45,7 @@ def report(*, report: TextIO, output: Path | None, png: Path | None, verbose: bo
         for path in write_pictures(read, png):
             click.echo(f"wrote {path}")
     if output is None and png is None:
-        print_conversion(Console(emoji=False), read, verbose)
+        print_conversion(report_console(), read, verbose)
 
 
 def read_report(file: TextIO) -> dict[str, Any]:

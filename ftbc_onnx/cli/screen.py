@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from math import isfinite
@@ -19,6 +21,8 @@ from ftbc_onnx.runtime import conflicting_packages
 
 log = logging.getLogger("ftbc_onnx")
 
+_WIDE = 160  # columns
+
 
 def set_up_logging(verbose: bool, quiet: bool) -> None:
     """Log lines by how much was asked for; a warning about packages that break each other."""
@@ -29,6 +33,12 @@ def set_up_logging(verbose: bool, quiet: bool) -> None:
     warning = conflicting_packages()
     if warning:
         log.warning(warning)
+
+
+def report_console() -> Console:
+    """What a report is printed on: as wide as the terminal, and wide enough for every table where there is none."""
+    piped = not sys.stdout.isatty() and "COLUMNS" not in os.environ
+    return Console(emoji=False, width=_WIDE if piped else None)
 
 
 def print_json(report: Mapping[str, Any]) -> None:

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import click
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from ftbc_onnx.cli.options import common, data_options, scope_options
-from ftbc_onnx.cli.screen import log, print_json, progress_bars, set_up_logging
+from ftbc_onnx.cli.screen import log, print_json, progress_bars, report_console, set_up_logging
 from ftbc_onnx.cli.values import preprocessing_of
 from ftbc_onnx.config import check_positive
 from ftbc_onnx.errors import ConfigError
@@ -90,7 +91,7 @@ def sweep(
     if as_json:
         print_json(result.as_dict())
     else:
-        print_sweep(Console(emoji=False), result)
+        print_sweep(report_console(), result)
     for point, error in result.failed:
         log.error("%s: %s", point, error)
     if result.failed:
@@ -124,28 +125,35 @@ def _workers(
         workers.stop()
 
 
+_NARROW = 100  # columns up to which cells stand close
+
+
 def print_sweep(console: Console, result: SweepResult) -> None:
     """One row per point, best first; a star where no other point is better."""
     records = result.records
     if not records:
         return
     held = records[0]["held_back"]
-    quality = "accuracy, %" if held["accuracy"] is not None else "agrees with ANN, %"
+    quality = "right,\n%" if held["accuracy"] is not None else "agrees,\n%"
     evaluated = records[0]["evaluation"]
     ann = "" if held["ann_accuracy"] is None else f", ANN {held['ann_accuracy']:.2f} %"
     table = Table(
         title=f"{escape(records[0]['source'])}: {len(records)} points on {held['samples']} calibration samples held "
         f"back from all of them{ann}",
         title_justify="left",
+        box=SIMPLE,
+        padding=(0, 1, 0, 0) if console.width > _NARROW else 0,
     )
-    table.add_column("")
-    table.add_column("T", justify="right")
-    for name in ("neuron", "rule", "threshold"):
-        table.add_column(name)
-    for name in (quality, "output error", "spikes", "SynOps", "energy, x ANN", "ms"):
-        table.add_column(name, justify="right")
+    table.add_column("", no_wrap=True)
+    table.add_column("T", justify="right", no_wrap=True)
+    table.add_column("neuron", overflow="fold", min_width=8)
+    for name in ("rule", "threshold"):
+        table.add_column(name, no_wrap=True)
+    numbers = [quality, "output\nerror", "spikes", "SynOps", "energy,\nx ANN", "ms"]
     if evaluated is not None:
-        table.add_column("evaluation, %", justify="right")
+        numbers.append("eval.,\n%")
+    for name in numbers:
+        table.add_column(name, justify="right", no_wrap=True)
     for record, good in zip(records, result.on_front, strict=True):
         table.add_row("*" if good else "", *_cells(record), style=None if good else "dim")
     console.print(table)

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 
 from ftbc_onnx.cli.options import common, preprocessing_options
-from ftbc_onnx.cli.screen import print_json, set_up_logging
+from ftbc_onnx.cli.screen import print_json, report_console, set_up_logging
 from ftbc_onnx.cli.values import preprocessing_of
 from ftbc_onnx.config import check_positive
 from ftbc_onnx.report import print_verification
@@ -54,4 +53,4 @@ def verify(
     if as_json:
         print_json(result.as_dict())
     else:
-        print_verification(Console(emoji=False), result.as_dict())
+        print_verification(report_console(), result.as_dict())
