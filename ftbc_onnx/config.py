@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
+from numbers import Integral, Real
 from typing import Any
+
+import numpy as np
 
 from ftbc_onnx.energy import AC, MAC, Constants
 from ftbc_onnx.errors import ConfigError
@@ -22,6 +25,9 @@ SWITCHES = (
     *("binary", "compress_bias", "strict", "per_channel", "random_data", "refit", "verify", "compare", "counting"),
     *("running_mean", "float16", "steps_input"),
 )
+MOST_STEPS = 1 << 24
+"""Spikes are counted in float32, which has every whole number up to here."""
+
 OLDEST_OPSET = 13
 """From here on Split and Squeeze need no known sizes and ReduceSum takes axes."""
 
@@ -138,10 +144,7 @@ class ConvertConfig:
     running_mean: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("include", "exclude", "fuse"):
-            value = getattr(self, name)
-            object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))
-        check_positive("T (steps)", self.steps)
+        self._check_types()
         check_positive("calib_samples", self.calib_samples)
         for name in ("batch_size", "threads"):
             if getattr(self, name) is not None:
@@ -169,6 +172,22 @@ class ConvertConfig:
         for name in SWITCHES:
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"{name} is {getattr(self, name)!r}: it must be True or False")
+
+    def _check_types(self) -> None:
+        """Of what later checks compare; numbers of NumPy become Python's."""
+        for field in fields(self):
+            if isinstance(value := getattr(self, field.name), np.generic):
+                object.__setattr__(self, field.name, value.item())
+        for name in ("include", "exclude", "fuse"):
+            object.__setattr__(self, name, _words(name, getattr(self, name)))
+        for name, kind, optional in (("until", str, True), ("device", str, False), ("opset", int, True)):
+            value = getattr(self, name)
+            if not (value is None and optional) and not (isinstance(value, kind) and not isinstance(value, bool)):
+                raise ConfigError(f"{name} is {value!r}: it must be {'text' if kind is str else 'a whole number'}")
+        check_whole("seed", self.seed)
+        check_positive("T (steps)", self.steps)
+        if self.steps > MOST_STEPS:
+            raise ConfigError(f"T (steps) is {self.steps}: it must be at most {MOST_STEPS}, up to where float32 counts")
 
     def _check_form(self) -> None:
         if self.form in ("loop", "step") and self.schedule == "synchronous":
@@ -276,8 +295,18 @@ def check_positive(name: str, value: int) -> None:
     Raises:
         ConfigError: it is something else.
     """
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ConfigError(f"{name} is {value}: it must be a whole number, at least 1")
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+        raise ConfigError(f"{name} is {value!r}: it must be a whole number, at least 1")
+
+
+def check_whole(name: str, value: int) -> None:
+    """Refuse anything but a whole number.
+
+    Raises:
+        ConfigError: it is something else.
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise ConfigError(f"{name} is {value!r}: it must be a whole number")
 
 
 def check_margin(value: float, name: str = "early_exit") -> None:
@@ -291,7 +320,16 @@ def check_margin(value: float, name: str = "early_exit") -> None:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _words(name: str, value: Any) -> tuple[str, ...]:
+    """One text, or several."""
+    several = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, Iterable) else (value,)
+    for one in several:
+        if not isinstance(one, str):
+            raise ConfigError(f"{name} is {value!r}: it must be text, or several of them")
+    return several
 
 
 def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ftbc_onnx.batching import Batching, choose_batching, static_batch
-from ftbc_onnx.config import check_margin, check_positive
+from ftbc_onnx.config import check_margin, check_positive, check_whole
 from ftbc_onnx.counting import count, counted_names, site_counts, total_counts
 from ftbc_onnx.data import DataSource
 from ftbc_onnx.early_exit import decisions, steps_used
@@ -257,6 +257,7 @@ def evaluate_file(
             check_positive(option, value)
     if early_exit is not None:
         check_margin(early_exit)
+    check_whole("label_offset", label_offset)
     file = read_spiking(model)
     if file.form == "step":
         raise ModelError(

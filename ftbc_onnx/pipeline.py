@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ftbc_onnx.batching import Batching
-from ftbc_onnx.config import ConvertConfig
+from ftbc_onnx.config import ConvertConfig, check_whole
 from ftbc_onnx.data import DataSource, open_data, random_source
 from ftbc_onnx.energy import Constants, energy_of
 from ftbc_onnx.errors import ConfigError, DataError, ModelError
@@ -114,7 +114,9 @@ def convert(
     """
     if config is not None and options:
         raise ConfigError(f"option '{next(iter(options))}' is given beside a config: put it into the ConvertConfig")
-    config = config or ConvertConfig.from_options(options)
+    config = ConvertConfig.from_options(options) if config is None else config
+    if not isinstance(config, ConvertConfig):
+        raise ConfigError(f"config is {config!r}: it must be an ftbc_onnx.ConvertConfig, or give the options by name")
     job = open_job(
         model,
         data,
@@ -177,6 +179,9 @@ def open_job(
     progress: Progress = lambda *_: None,
 ) -> Job:
     """Load, normalise and class the ANN, and open its data: what a conversion starts from. As `convert`."""
+    check_whole("label_offset", label_offset)
+    if preprocessing is not None and not isinstance(preprocessing, Preprocessing):
+        raise ConfigError(f"preprocessing is {preprocessing!r}: it must be an ftbc_onnx.Preprocessing")
     source = load(model)
     normalised, network = prepare(source.model, config)
     refuse(source, network, config.strict)

@@ -113,7 +113,7 @@ def print_selections(console: Console, selections: Sequence[Mapping[str, Any]], 
         for trial in trials if verbose else ():
             agreement = "" if trial["agreement"] is None else f", agrees with the ANN on {trial['agreement']:.1f} %"
             events = "" if trial["events"] is None else f", {trial['events']:.2f} events per neuron"
-            _say(console, f"  {trial['what']}: output error {trial['error']:.4f}{agreement}{events}")
+            _say(console, f"  {trial['what']}: output error {finite(trial['error'], '.4f')}{agreement}{events}")
 
 
 def print_curve(
@@ -124,7 +124,8 @@ def print_curve(
     title = f"{where}{evaluation['samples']} samples of {escape(evaluation['data'])}"
     if ann is not None:
         title += f", ANN {ann:.2f} %"
-    table = Table(title=title, title_justify="left")
+    _say(console, title)
+    table = Table()
     table.add_column("T", justify="right")
     columns = [
         ("no bias, %", None if before is None else before["accuracy"], 100),
@@ -133,13 +134,16 @@ def print_curve(
         ("output error", evaluation["output_gap"], 1),
     ]
     shown = [(name, values, kind) for name, values, kind in columns if values is not None]
+    if not shown:
+        _say(console, "without labels, or scores of classes, and without the ANN nothing can be said of its accuracy")
     for name, _, _ in shown:
         table.add_column(name, justify="right")
     steps = max((len(values) for _, values, _ in shown), default=0)
     for t in shown_steps(steps):
         cells = [f"{values[t]:.2f}" if kind == 100 else f"{values[t]:.3f}" for _, values, kind in shown]
         table.add_row(str(t + 1), *cells)
-    console.print(table)
+    if shown:
+        console.print(table)
     kind, _, start = evaluation["readout"].partition(":")
     if kind == "delayed":
         _say(console, f"readout: mean over the steps after the first {start}; rows up to T = {start} are plain means")
@@ -246,10 +250,15 @@ def _node(record: Mapping[str, Any]) -> str:
     return escape(f"{record['op_type']} '{record['node']}'")
 
 
+def finite(value: float | None, form: str, factor: float = 1.0) -> str:
+    """A number; in a report that was read, one that was not finite is None."""
+    return "not finite" if value is None else format(factor * value, form)
+
+
 def _last(activity: Mapping[str, Any] | None) -> str:
     """Gap at T, in percent of theta."""
     curve = None if activity is None else activity["gap_in_theta"]
-    return "" if curve is None else f"{100 * curve[-1]:.2f}"
+    return "" if curve is None else finite(curve[-1], ".2f", 100)
 
 
 def _or_dash(count: int | None) -> str:

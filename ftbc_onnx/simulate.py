@@ -32,7 +32,8 @@ def simulate(network: Network, plan: SpikingPlan, feeds: Feeds, steps: int | Non
         steps: steps to run; None: all of the plan's, and so for a synchronous plan in any case.
     """
     simulation = Simulation(network, plan, feeds)
-    return simulation.run_synchronous() if plan.synchronous else simulation.run(steps or plan.steps)
+    with np.errstate(over="ignore", invalid="ignore"):  # of data beyond all bounds
+        return simulation.run_synchronous() if plan.synchronous else simulation.run(steps or plan.steps)
 
 
 class Simulation:

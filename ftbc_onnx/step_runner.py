@@ -20,7 +20,7 @@ import numpy as np
 
 from ftbc_onnx.config import check_margin
 from ftbc_onnx.early_exit import is_clear
-from ftbc_onnx.errors import ConfigError, DataError
+from ftbc_onnx.errors import ConfigError, DataError, ModelError
 from ftbc_onnx.graph.emit.one_step import NEXT, STEP, read_states
 from ftbc_onnx.graph.files import load_snn
 from ftbc_onnx.graph.provenance import read_plan
@@ -58,6 +58,8 @@ class StepRunner:
             DeviceError: the device does not start.
         """
         proto = load_snn(model) if isinstance(model, (str, os.PathLike, bytes)) else model
+        if not hasattr(proto, "graph"):
+            raise ModelError(f"the model is a {type(model).__name__}: give a path, bytes, or the model of a conversion")
         self._states = read_states(proto)
         plan = read_plan(proto) if plan is None else plan
         self.steps = plan.steps

@@ -18,6 +18,7 @@ from ftbc_onnx.batching import Batching
 from ftbc_onnx.data import random_source
 from ftbc_onnx.errors import ConfigError, VerificationError
 from ftbc_onnx.graph.emit import emit
+from ftbc_onnx.graph.emit.one_step import STEP
 from ftbc_onnx.graph.emit.unrolled import Emitted
 from ftbc_onnx.graph.files import input_specs, read_model
 from ftbc_onnx.graph.free_batch import baked_reshapes
@@ -149,9 +150,10 @@ def verify_file(
     if original is None:
         emitted = replace(written, model=file.model, readouts=tuple(file.readouts))
         return verify(emitted, network, plan, batch.feeds, _CHANGED)
-    if file.form == "step":
+    rewritten = read_model(model)
+    if file.form == "step" or STEP in {value.name for value in rewritten.graph.input}:
         raise ConfigError("--original goes with files of all T steps: one of a single step has no output after T steps")
-    return _verify_outputs(replace(written, model=read_model(model)), network, plan, batch.feeds)
+    return _verify_outputs(replace(written, model=rewritten), network, plan, batch.feeds)
 
 
 def _verify_outputs(rewritten: Emitted, network: Network, plan: SpikingPlan, feeds: Feeds) -> VerificationResult:

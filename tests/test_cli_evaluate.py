@@ -52,6 +52,16 @@ class TestEvaluate:
         plain = call("evaluate", snn, "--eval-data", TEST, "--samples", 40, "--json")
         assert json.loads(shifted.out)["accuracy"] == json.loads(plain.out)["accuracy"]
 
+    def test_without_labels_and_ann_it_says_that_nothing_can_be_said(
+        self, call: Caller, snn: Path, tmp_path: Path
+    ) -> None:
+        np.save(tmp_path / "unlabelled.npy", np.load(TEST)["image"][:8])
+        done = call("evaluate", snn, "--eval-data", tmp_path / "unlabelled.npy")
+        assert (done.code, done.err) == (0, "")
+        assert "8 samples of unlabelled.npy\n" in done.out
+        assert "nothing can be said of its accuracy" in done.out
+        assert "━" not in done.out
+
     def test_an_ann_is_refused(self, call: Caller) -> None:
         fails(call("evaluate", RELU, "--eval-data", TEST), 3, "is no spiking network made by ftbc-onnx")
 

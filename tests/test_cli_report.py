@@ -54,6 +54,33 @@ class TestReport:
         for sentence in json.loads(saved.read_text())["summary"][1:]:
             assert sentence in second
 
+    def test_of_another_version_it_is_one_line(self, call: Caller, saved: Path) -> None:
+        """Whatever is missing or otherwise: what is refused by name, and what only turns out on the way."""
+        pytest.importorskip("matplotlib"), pytest.importorskip("jinja2")
+        read, page = json.loads(saved.read_text()), saved.with_suffix(".html")
+        shown = 0
+        for name in read:
+            for damaged in ({k: v for k, v in read.items() if k != name}, {**read, name: None}, {**read, name: 5}):
+                saved.write_text(json.dumps(damaged))
+                for arguments in (("-v",), ("-o", page)):
+                    done = call("report", saved, *arguments)
+                    assert done.code in (0, 2), done.err
+                    assert done.code == 0 or "is no report of a conversion by this version" in done.err
+                    assert done.err.count("\n") <= 1
+                    shown += done.code
+        assert shown > 20
+
+    def test_numbers_that_were_not_finite(self, call: Caller, saved: Path) -> None:
+        read = json.loads(saved.read_text())
+        for site in read["evaluation"]["sites"].values():
+            site["gap_in_theta"] = [None, None]
+        for selection in read["selections"]:
+            selection["trials"][0]["error"] = None
+        saved.write_text(json.dumps(read))
+        done = call("report", saved, "-v")
+        assert (done.code, done.err) == (0, "")
+        assert "not finite" in done.out
+
     def test_from_stdin(self, call: Caller, saved: Path) -> None:
         command = [sys.executable, "-m", "ftbc_onnx", "report", "-"]
         done = subprocess.run(command, input=saved.read_text(), capture_output=True, text=True, timeout=120, check=True)

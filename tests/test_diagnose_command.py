@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shlex
 from dataclasses import replace
@@ -13,6 +14,7 @@ import pytest
 from cli_cases import Caller, call, fails  # noqa: F401 - call is a fixture
 from networks import CALIBRATION, QCFS, RELU, TEST, digits
 from onnx import numpy_helper
+from rich.console import Console
 
 from ftbc_onnx import ConvertConfig, DataError, convert, trials
 from ftbc_onnx.cli import cli
@@ -22,6 +24,7 @@ from ftbc_onnx.neurons import NeuronSpec
 from ftbc_onnx.plan import SpikingPlan, SpikingSite
 from ftbc_onnx.planning import Planned, make_plan
 from ftbc_onnx.remedies import Remedy, remedies, spelled, suspects, to_try, verdict
+from ftbc_onnx.report_diagnosis import print_diagnosis
 from ftbc_onnx.trials import try_changes, with_neuron
 
 OPTIONS = {"neuron": "signed-group", "levels": 8, "threshold": "percentile", "percentile": 70.0, "verify": False}
@@ -114,6 +117,16 @@ def of(*sites: SiteDiagnosis, error: float = 0.5, neuron: str = "if") -> Diagnos
 def beside(*sites: SiteDiagnosis, **more: Any) -> Diagnosis:
     """A network of some sites and one that does nothing wrong."""
     return of(*sites, site("other", 0.0, 0.0), **more)
+
+
+def test_numbers_of_sites_with_long_names_are_whole_at_80_columns() -> None:
+    text = io.StringIO()
+    found = of(site("/backbone/features/stage2/block.3/convolution_path/relu2", 0.215, 0.9, rounding=0.264))
+    print_diagnosis(Console(file=text, width=80), found, [], verbose=True)
+    lines = text.getvalue().splitlines()
+    assert max(map(len, lines[3:])) <= 80
+    assert any("21.5" in line and "26.4" in line and "rounding 100" in line for line in lines)
+    assert any("10.0 / 10.0" in line for line in lines)
 
 
 class TestSuspects:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 from helpers import numbers, parse
 from networks import inputs, residual
@@ -74,6 +75,18 @@ class TestRefusals:
             ({"alpha": -0.4}, "alpha is -0.4: it must be a positive number"),
             ({"alpha": float("inf")}, "alpha is inf"),
             ({"alpha": None}, "alpha is None"),
+            ({"steps": "2"}, "T (steps) is '2': it must be a whole number"),
+            ({"steps": 10**20}, "T (steps) is 100000000000000000000: it must be at most 16777216"),
+            ({"opset": "17"}, "opset is '17': it must be a whole number"),
+            ({"until": 5}, "until is 5: it must be text"),
+            ({"device": 5}, "device is 5: it must be text"),
+            ({"include": 5}, "include is 5: it must be text, or several of them"),
+            ({"exclude": None}, "exclude is None: it must be text"),
+            ({"fuse": (3,)}, "fuse is (3,): it must be text"),
+            ({"seed": 1.5}, "seed is 1.5: it must be a whole number"),
+            ({"label_offset": 0.5}, "label_offset is 0.5: it must be a whole number"),
+            ({"config": {"steps": 2}}, "config is {'steps': 2}: it must be an ftbc_onnx.ConvertConfig"),
+            ({"preprocessing": {"scale": 2}}, "preprocessing is {'scale': 2}: it must be an ftbc_onnx.Preprocessing"),
             ({"per_channel": "no"}, "per_channel is 'no': it must be True or False"),
             ({"neuron": "lif"}, "unknown neuron 'lif' (did you mean 'if'?): choose one of if, signed"),
         ],
@@ -84,6 +97,20 @@ class TestRefusals:
             convert(residual(), inputs(16), **options)
         assert str(caught.value).startswith(message)
         assert not begun
+
+    @pytest.mark.parametrize("model", [None, 5, bytearray(b"model")])
+    def test_what_is_no_model(self, model: Any) -> None:
+        with pytest.raises(
+            ModelError, match=f"the model is a {type(model).__name__}: give a path, the bytes of a file"
+        ):
+            convert(model, inputs(16))
+
+    def test_numbers_of_numpy_are_numbers(self) -> None:
+        config = ConvertConfig(
+            steps=np.int64(4), alpha=np.float32(0.5), early_exit=np.float64(2), batch_size=np.int32(3)
+        )
+        assert config.as_dict() == ConvertConfig(steps=4, alpha=0.5, early_exit=2.0, batch_size=3).as_dict()
+        assert not any(isinstance(value, np.generic) for value in config.as_dict().values())
 
     def test_options_beside_a_config(self) -> None:
         with pytest.raises(ConfigError, match="option 'steps' is given beside a config"):

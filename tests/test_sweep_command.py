@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -17,9 +18,12 @@ import onnx
 import pytest
 from helpers import numbers, parse
 from networks import CALIBRATION, RELU, TEST
+from rich.console import Console
 from sweep_cases import calib, judged, net  # noqa: F401 - fixtures
 
 from ftbc_onnx import cli
+from ftbc_onnx.cli.sweep import print_sweep
+from ftbc_onnx.sweep import SweepResult
 
 
 def command(*arguments: object) -> list[str]:
@@ -61,6 +65,38 @@ def test_outputs_that_are_not_finite_are_said(tmp_path: Path) -> None:
     assert done.stdout.count("not finite") == 2
     report = json.loads(call(*given, "--workers", "1", "--json").stdout)
     assert [record["held_back"]["output_error"] for record in report["points"]] == [None, None]
+
+
+def test_of_a_network_that_does_not_classify_it_says_so(tmp_path: Path) -> None:
+    text = (
+        "g (float[N,4] x) => (float[N,1] y) <float[4,1] w = {1.0, -0.5, 0.25, 2.0}> { r = Relu(x)  y = MatMul(r, w) }"
+    )
+    onnx.save(parse(text), tmp_path / "net.onnx")
+    np.save(tmp_path / "x.npy", numbers(32, 4))
+    given = (tmp_path / "net.onnx", "--calib-data", tmp_path / "x.npy", "--eval-data", tmp_path / "x.npy", "-T", "2")
+    done = call(*given, "--neuron", "if", "--workers", "1")
+    assert done.returncode == 0, done.stderr
+    assert "evaluation: the output is no row of scores, so nothing is said of it" in done.stdout
+    assert "eval.," not in done.stdout
+
+
+def test_numbers_are_whole_at_80_columns() -> None:
+    held = {"accuracy": 93.75, "agreement": 90.0, "output_error": 0.1234, "ann_accuracy": 100.0, "samples": 64}
+    held |= {"binary_spikes": 0.895, "synops": 263.2, "binary_energy_pj": 5.0, "ann_energy_pj": 9.0}
+    record = {
+        "source": "net.onnx",
+        "point": {"steps": 16, "neuron": "auto", "rule": "solve", "threshold": "percentile"},
+        "chosen": {"neuron": "signed-group of 15 levels"},
+        "held_back": held,
+        "evaluation": {"samples": 48, "accuracy": 83.33, "agreement": 80.0, "ann_accuracy": 85.4},
+        "seconds_per_sample": 0.0000187,
+    }
+    text = io.StringIO()
+    print_sweep(Console(file=text, width=80), SweepResult((record,), (True,), (), 0, None))
+    row = next(line for line in text.getvalue().splitlines() if line.startswith(" * "))
+    assert len(row) <= 80
+    for cell in ("16", "solve", "percentile", "93.75", "0.1234", "0.895", "263.2", "0.56", "0.0187", "83.33"):
+        assert f" {cell}" in row
 
 
 @pytest.mark.parametrize(

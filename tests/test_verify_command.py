@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -121,7 +122,16 @@ def test_mistakes_are_one_line(call: Caller, ann: Path, data: Path, tmp_path: Pa
         assert done.err.count("\n") == 1
 
 
+def test_data_beyond_all_bounds_raise_no_warning(ann: Path, data: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        verify_file(written(ann, data, form="loop"), ann, np.full((4, 2, 4, 4), 1e38, np.float32))
+
+
 def test_a_step_has_no_output_after_all_of_them(ann: Path, data: Path) -> None:
     path = written(ann, data, form="step")
-    with pytest.raises(ConfigError, match="one of a single step"):
-        verify_file(path, ann, original=path)
+    loop = written(ann, data, form="loop").rename(path.with_name("loop.onnx"))
+    path = written(ann, data, form="step")
+    for model, original in ((loop, path), (path, loop), (path, path)):
+        with pytest.raises(ConfigError, match="one of a single step"):
+            verify_file(model, ann, original=original)

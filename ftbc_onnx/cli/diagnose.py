@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from ftbc_onnx.cli.options import common, data_options
+from ftbc_onnx.cli.options import common, preprocessing_options, run_options
 from ftbc_onnx.cli.screen import log, print_json, progress_bars, report_console, set_up_logging
 from ftbc_onnx.cli.values import preprocessing_of
 from ftbc_onnx.diagnosis import SAMPLES, diagnose_file
@@ -29,7 +29,8 @@ from ftbc_onnx.trials import MOST, try_changes, with_neuron
     "--try", "tries", is_flag=True, help=f"Convert again with what is suggested ({MOST} at most); takes --calib-data."
 )
 @click.option("--calib-data", help="Calibration data for --try; a part of them is held back and judges.")
-@data_options
+@preprocessing_options
+@run_options
 @common
 def diagnose(
     *,
@@ -41,7 +42,6 @@ def diagnose(
     calib_data: str | None,
     batch_size: int | None,
     device: str,
-    label_offset: int,  # noqa: ARG001 - labels are not looked at
     verbose: bool,
     quiet: bool,
     as_json: bool,
@@ -58,6 +58,8 @@ def diagnose(
     set_up_logging(verbose, quiet)
     if tries and calib_data is None:
         raise ConfigError("--try converts again, for which calibration data are needed: add --calib-data")
+    if calib_data is not None and not tries:
+        raise ConfigError("--calib-data goes with --try, which converts again")
     preprocessing = preprocessing_of(options)
     with progress_bars(quiet or as_json) as progress:
         diagnosis = diagnose_file(

@@ -82,6 +82,14 @@ def preprocessing_options(command: F) -> F:
     )(command)
 
 
+def run_options(command: F) -> F:
+    """How much runs at a time, and where."""
+    return _all(
+        click.option("--batch-size", type=int, help="Samples per run [default: 128, fewer for a large network]."),
+        click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."),
+    )(command)
+
+
 def data_options(command: F) -> F:
     """How data are read and fed, and where things run."""
     return _all(
@@ -93,8 +101,7 @@ def data_options(command: F) -> F:
             show_default=True,
             help="Added to every label (1: class 0 is background).",
         ),
-        click.option("--batch-size", type=int, help="Samples per run [default: 128, fewer for a large network]."),
-        click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."),
+        run_options,
     )(command)
 
 

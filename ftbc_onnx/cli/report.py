@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -36,16 +37,30 @@ def report(*, report: TextIO, output: Path | None, png: Path | None, verbose: bo
       ftbc-onnx report report.json
       ftbc-onnx report report.json -o report.html --png figures/
     """
-    read = read_report(report)
     if output is not None:
         check_page(output, "--output")
-        write_page(read, output)
-        click.echo(f"wrote {output}")
-    if png is not None:
-        for path in write_pictures(read, png):
-            click.echo(f"wrote {path}")
-    if output is None and png is None:
-        print_conversion(report_console(), read, verbose)
+    with _of_this_version(report.name):
+        read = read_report(report)
+        if output is not None:
+            write_page(read, output)
+            click.echo(f"wrote {output}")
+        if png is not None:
+            for path in write_pictures(read, png):
+                click.echo(f"wrote {path}")
+        if output is None and png is None:
+            print_conversion(report_console(), read, verbose)
+
+
+@contextmanager
+def _of_this_version(name: str) -> Iterator[None]:
+    """Whatever a report lacks or has otherwise than this version writes it is one line."""
+    try:
+        yield
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
+        raise ConfigError(
+            f"'{name}' is no report of a conversion by this version ({type(error).__name__}: {error}): "
+            "give what ftbc-onnx convert --json prints"
+        ) from error
 
 
 def read_report(file: TextIO) -> dict[str, Any]:

@@ -136,6 +136,7 @@ def print_sweep(console: Console, result: SweepResult) -> None:
     held = records[0]["held_back"]
     quality = "right,\n%" if held["accuracy"] is not None else "agrees,\n%"
     evaluated = records[0]["evaluation"]
+    judged = evaluated is not None and not evaluated["accuracy"] is evaluated["agreement"] is None
     ann = "" if held["ann_accuracy"] is None else f", ANN {held['ann_accuracy']:.2f} %"
     table = Table(
         title=f"{escape(records[0]['source'])}: {len(records)} points on {held['samples']} calibration samples held "
@@ -146,11 +147,11 @@ def print_sweep(console: Console, result: SweepResult) -> None:
     )
     table.add_column("", no_wrap=True)
     table.add_column("T", justify="right", no_wrap=True)
-    table.add_column("neuron", overflow="fold", min_width=8)
+    table.add_column("neuron", overflow="fold", min_width=6)
     for name in ("rule", "threshold"):
         table.add_column(name, no_wrap=True)
     numbers = [quality, "output\nerror", "spikes", "SynOps", "energy,\nx ANN", "ms"]
-    if evaluated is not None:
+    if judged:
         numbers.append("eval.,\n%")
     for name in numbers:
         table.add_column(name, justify="right", no_wrap=True)
@@ -162,7 +163,9 @@ def print_sweep(console: Console, result: SweepResult) -> None:
         "spikes: binary ones per neuron over T steps; energy: by binary spikes; ms: of a sample, a rough measure, "
         "as other conversions run beside it",
     ]
-    if evaluated is not None:
+    if evaluated is not None and not judged:
+        lines.append("evaluation: the output is no row of scores, so nothing is said of it on those data")
+    elif evaluated is not None:
         what = "accuracy" if evaluated["accuracy"] is not None else "agreement with the ANN"
         ann = "" if evaluated["ann_accuracy"] is None else f", ANN {evaluated['ann_accuracy']:.2f} %"
         lines.append(f"evaluation: {what} on {evaluated['samples']} samples{ann}, without any say in the choice")
@@ -185,6 +188,6 @@ def _cells(record: Mapping[str, Any]) -> Iterator[str]:
     yield f"{held['synops']:.4g}"
     yield f"{held['binary_energy_pj'] / held['ann_energy_pj']:.2f}" if held["ann_energy_pj"] else ""
     yield f"{1000 * record['seconds_per_sample']:.3g}"
-    if evaluated is not None:
+    if evaluated is not None and not evaluated["accuracy"] is evaluated["agreement"] is None:
         share = evaluated["agreement"] if evaluated["accuracy"] is None else evaluated["accuracy"]
         yield "" if share is None else f"{share:.2f}"

@@ -19,7 +19,13 @@ from ftbc_onnx.verify import SAMPLES, verify_file
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--ann", type=click.Path(path_type=Path), required=True, help="The ANN it was made from.")
 @click.option("--data", help="Samples to run: .npz, .npy, a folder, or script.py[:function] [default: random numbers].")
-@click.option("--samples", type=int, default=SAMPLES, show_default=True, help="Samples compared, at most.")
+@click.option(
+    "--samples",
+    type=int,
+    default=SAMPLES,
+    show_default=True,
+    help="Samples compared (or a fixed batch).",
+)
 @click.option(
     "--original",
     type=click.Path(path_type=Path),

@@ -52,8 +52,12 @@ def load(model: str | os.PathLike[str] | bytes | onnx.ModelProto) -> SourceModel
         source = SourceModel(model, model.graph.name or "model", _digest(model))
     elif isinstance(model, bytes):
         source = SourceModel(_parse(model, "the bytes given"), "model", hashlib.sha256(model).hexdigest())
-    else:
+    elif isinstance(model, (str, os.PathLike)):
         source = _read(Path(model))
+    else:
+        raise ModelError(
+            f"the model is a {type(model).__name__}: give a path, the bytes of a file or an onnx.ModelProto"
+        )
     _check(source)
     return source
 

@@ -6,9 +6,11 @@ All of them take a function and arguments that can be pickled, and give a `concu
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
 from multiprocessing import get_context
+from threading import current_thread, main_thread
 from typing import Any, Protocol
 
 
@@ -53,7 +55,8 @@ class Processes:
 
     def submit(self, function: Callable[..., Any], /, *arguments: Any) -> Future[Any]:
         """Have it called in some process."""
-        return self._pool.submit(function, *arguments)
+        with _unheard():  # a process that is started here would hear Ctrl-C before it can say that it does not want to
+            return self._pool.submit(function, *arguments)
 
     def stop(self) -> None:
         """End the processes.
@@ -68,6 +71,19 @@ class Processes:
             process.terminate()
         if results is not None:
             results._writer.close()  # type: ignore[attr-defined]
+
+
+@contextmanager
+def _unheard() -> Iterator[None]:
+    """Ctrl-C is ignored for a moment, and by every process that is started in it until it says otherwise."""
+    if current_thread() is not main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _die_when_interrupted() -> None:
