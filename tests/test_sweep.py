@@ -58,6 +58,13 @@ def test_a_point_that_is_no_conversion_is_named_before_any_work(net: Path, calib
     assert not (tmp_path / "r.jsonl").exists()
 
 
+def test_options_that_would_do_nothing_are_refused(net: Path, calib: Path) -> None:
+    with pytest.raises(ConfigError, match="levels go with a neuron that has more than one, not with if, signed"):
+        run_sweep(net, calib, Grid(neurons=("if", "signed"), levels=(4,)))
+    with pytest.raises(ConfigError, match="'neuron' is a list of the grid: give it there"):
+        run_sweep(net, calib, Grid(), neuron="group", steps=7)
+
+
 # held back, evaluated
 
 

@@ -35,6 +35,9 @@ class Point:
         Raises:
             ConfigError: they do not go together; the point is named.
         """
+        own = sorted(options.keys() & asdict(self).keys())
+        if own:
+            raise ConfigError(f"'{own[0]}' is a list of the grid: give it there")
         try:
             return ConvertConfig.from_options({**options, **asdict(self)})
         except ConfigError as error:
@@ -60,7 +63,13 @@ class Grid:
     levels: tuple[int, ...] = ()
 
     def points(self) -> list[Point]:
-        """Every combination, once: binary neurons take no levels."""
+        """Every combination, once: binary neurons take no levels.
+
+        Raises:
+            ConfigError: there are levels, and no neuron that takes any.
+        """
+        if self.levels and set(self.neurons) <= set(BINARY):
+            raise ConfigError(f"levels go with a neuron that has more than one, not with {', '.join(self.neurons)}")
         levels: tuple[int | None, ...] = self.levels or (None,)
         every = product(self.steps, self.neurons, levels, self.rules, self.thresholds)
         return list(dict.fromkeys(Point(t, n, None if n in BINARY else k, r, h) for t, n, k, r, h in every))
