@@ -7,6 +7,7 @@ Anything that is not an `FtbcError` is a bug and keeps its traceback.
 code error                meaning
 ==== ==================== ==========================================================
 2    `ConfigError`        an option is unknown or has a value that cannot be used
+2    `OutOfMemoryError`   a run takes more memory than there is
 3    `ModelError`         the ONNX file cannot be read, or cannot be converted
 4    `DataError`          calibration or evaluation data are missing or do not fit
 5    `CalibrationError`   thresholds or biases could not be found
@@ -34,6 +35,10 @@ class ConfigError(FtbcError):
     """An option is unknown, or its value cannot be used."""
 
     exit_code = 2
+
+
+class OutOfMemoryError(ConfigError):
+    """A run takes more memory than there is."""
 
 
 class ModelError(FtbcError):

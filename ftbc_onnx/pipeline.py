@@ -19,7 +19,7 @@ from ftbc_onnx.batching import Batching
 from ftbc_onnx.config import ConvertConfig, check_whole
 from ftbc_onnx.data import DataSource, open_data, random_source
 from ftbc_onnx.energy import Constants, energy_of
-from ftbc_onnx.errors import ConfigError, DataError, ModelError
+from ftbc_onnx.errors import ConfigError, DataError, ModelError, OutOfMemoryError
 from ftbc_onnx.evaluate import AnnRun, check_early_exit, evaluate, run_ann
 from ftbc_onnx.graph.classes import NodeClass
 from ftbc_onnx.graph.emit import choose_form, emit, emit_quick
@@ -214,7 +214,7 @@ def _count_neurons(network: Network, data: DataSource | None, device: Device, se
         return count_neurons(network, data, device)
     try:
         return count_neurons(network, random_source(input_specs(network.view.model), 1, seed), device)
-    except (DataError, ModelError):  # an axis is open, or an input takes no numbers but some
+    except (DataError, ModelError, OutOfMemoryError):  # an axis is open, or an input takes no numbers but some
         return {}
 
 
@@ -270,7 +270,7 @@ def _with_free_batch(network: Network, data: DataSource | None) -> Network:
     halves = [fixed.run({name: value[i : i + size] for name, value in feeds.items()}) for i in (0, size)]
     try:
         whole = Session(freed).run(feeds)
-    except ModelError:
+    except (ModelError, OutOfMemoryError):
         return network
     for name, value in whole.items():
         expected = np.concatenate([np.atleast_1d(half[name]) for half in halves])

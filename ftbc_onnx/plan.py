@@ -5,6 +5,8 @@ A site is known by names only, because a name stays valid in the ANN, in every f
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -282,6 +284,16 @@ class SpikingPlan:
             "layers": sorted(self.layers),
             "sites": [asdict(site) for site in self.sites],
         }
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the plan with its numbers, as it is before and after it went through a file."""
+        found = hashlib.sha256(json.dumps(self.describe(), sort_keys=True).encode())
+        for name in sorted(self.thresholds):
+            found.update(self.thresholds[name].tobytes() + self.biases[name].tobytes())
+        for name in sorted(self.layers):
+            found.update(self.layers[name].weights.tobytes() + self.layers[name].bias.tobytes())
+        return found.hexdigest()
 
 
 def site_from_dict(record: Mapping[str, Any]) -> SpikingSite:

@@ -26,6 +26,7 @@ def record_of(job: Job, planned: Planned, emitted: Emitted) -> dict[str, Any]:
         "source": Path(job.source.name).name,
         "source_digest": job.source.digest,
         "plan": plan.describe(),
+        "plan_digest": plan.digest,
         "readout": [{"output": r.output, "is_mean": r.is_mean, "tensors": list(r.tensors)} for r in emitted.readouts],
         "options": job.config.as_dict(),
         "threshold": _threshold_method(job, planned),

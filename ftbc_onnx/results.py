@@ -71,6 +71,8 @@ class VerificationResult:
         batch_sizes: batch sizes that were run.
         batch_difference: between the same samples in two batch sizes, mean absolute, relative to the mean output.
         fusion_difference: of a fused network's potentials from its plan's, relative to their largest; None of others.
+        mean_difference: of what another tool has made of a file, mean absolute, relative to the mean output, after T
+            steps; None of files that are compared at every step.
     """
 
     samples: int
@@ -80,6 +82,7 @@ class VerificationResult:
     batch_sizes: tuple[int, ...]
     batch_difference: float
     fusion_difference: float | None = None
+    mean_difference: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -91,6 +94,7 @@ class VerificationResult:
             "batch_sizes": list(self.batch_sizes),
             "batch_difference": self.batch_difference,
             "fusion_difference": self.fusion_difference,
+            "mean_difference": self.mean_difference,
         }
 
 

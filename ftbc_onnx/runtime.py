@@ -23,14 +23,15 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from ftbc_onnx.errors import ConfigError, DeviceError, FtbcError, ModelError
+from ftbc_onnx.errors import DeviceError, ModelError, OutOfMemoryError
 from ftbc_onnx.graph.files import loadable, probe_model
 
 _CPU = "CPUExecutionProvider"
 _CUDA = "CUDAExecutionProvider"
 _NEWEST = re.compile(r"support for domain ai\.onnx is till opset (\d+)")
 _NO_ROOM = re.compile(
-    r"Failed to allocate memory(?: for requested buffer of size (\d+))?|bad_alloc|out of memory", re.I
+    r"Failed to allocate memory(?: for requested buffer of size (\d+))?|bad_alloc|out of memory|STATUS_ALLOC_FAILED",
+    re.IGNORECASE,
 )
 _PLACE = re.compile(r"/\S*onnxruntime/core/\S+:\d+ .*?\)(?= [A-Z])")  # file, line and C++ signature of a function
 
@@ -168,7 +169,7 @@ class Session:
         Raises:
             ModelError: onnxruntime does not take the model.
             DeviceError: the device's provider is not active in the session.
-            ConfigError: there is too little memory.
+            OutOfMemoryError: there is too little memory.
         """
         options = ort.SessionOptions()
         options.log_severity_level = 4
@@ -202,7 +203,7 @@ class Session:
 
         Raises:
             ModelError: the run failed (feeds of a wrong shape, for example).
-            ConfigError: there is too little memory.
+            OutOfMemoryError: there is too little memory.
         """
         names = list(outputs) if outputs is not None else self.output_names
         try:
@@ -228,7 +229,7 @@ class Session:
 
         Raises:
             ModelError: the run failed.
-            ConfigError: there is too little memory.
+            OutOfMemoryError: there is too little memory.
         """
         kind, _, number = self.device.name.partition(":")
         binding = self._session.io_binding()
@@ -248,14 +249,17 @@ class Session:
         return {name: values[name].numpy() for name in outputs}, {name: values[name] for name in kept}
 
 
-def _no_room(error: Exception, device: Device, doing: str) -> FtbcError | None:
+def _no_room(error: Exception, device: Device, doing: str) -> OutOfMemoryError | None:
     """What to raise if it was memory that onnxruntime lacked."""
     found = _NO_ROOM.search(str(error))
     if found is None:
         return None
     size = "" if found[1] is None else f" (for a buffer of {int(found[1]) / 1e6:,.0f} MB)"
-    elsewhere = ", or --device cpu" if device.on_gpu else ""
-    return ConfigError(f"out of memory on {device.name}{size} when {doing}: take a smaller --batch-size{elsewhere}")
+    advice = ["fewer samples at a time (--batch-size)"] if doing.startswith("running") else []
+    advice += ["--device cpu"] if device.on_gpu else []
+    return OutOfMemoryError(
+        f"out of memory on {device.name}{size} when {doing}: it takes {' or '.join(advice) or 'a larger machine'}"
+    )
 
 
 def _first_line(error: Exception) -> str:

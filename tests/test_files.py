@@ -240,6 +240,7 @@ class TestLoadSnn:
 CODES = {
     "FtbcError": 1,
     "ConfigError": 2,
+    "OutOfMemoryError": 2,
     "ModelError": 3,
     "DataError": 4,
     "CalibrationError": 5,

@@ -200,17 +200,22 @@ class TestSession:
             Session(model, optimise=False).run({"x": numbers(1)})
         assert str(info.value) == (
             "out of memory on cpu (for a buffer of 281,474,977 MB) when running a batch of 1: "
-            "take a smaller --batch-size"
+            "it takes fewer samples at a time (--batch-size)"
         )
 
     @pytest.mark.parametrize(
-        "text", ["std::bad_alloc", "CUDA failure 2: out of memory ; GPU=0", "Failed to allocate memory"]
+        "text",
+        [
+            *("std::bad_alloc", "CUDA failure 2: out of memory ; GPU=0", "Failed to allocate memory"),
+            "CUBLAS failure 3: CUBLAS_STATUS_ALLOC_FAILED ; GPU=0",
+        ],
     )
     def test_every_runtime_s_word_for_it(self, text: str) -> None:
-        found = runtime._no_room(RuntimeError(text), Device("cuda:0", ("CUDAExecutionProvider",)), "running a step")
-        assert str(found) == (
-            "out of memory on cuda:0 when running a step: take a smaller --batch-size, or --device cpu"
-        )
+        gpu = Device("cuda:0", ("CUDAExecutionProvider",))
+        ran, opened = (runtime._no_room(RuntimeError(text), gpu, what) for what in ("running a step", "opening it"))
+        assert str(ran).startswith("out of memory on cuda:0 when running a step: it takes fewer samples at a time")
+        assert str(ran).endswith("(--batch-size) or --device cpu")
+        assert str(opened) == "out of memory on cuda:0 when opening it: it takes --device cpu"
 
     def test_an_active_provider_other_than_the_device_is_an_error(self) -> None:
         wanted = Device("none", (("CUDAExecutionProvider", {"device_id": "99"}), "CPUExecutionProvider"))

@@ -37,11 +37,11 @@ def optimised(path: Path) -> Path:
     return target
 
 
-def spoilt(path: Path) -> Path:
-    """The file with thresholds half as high again."""
+def spoilt(path: Path, what: str) -> Path:
+    """The file with the initializers whose names end so half as large again."""
     model = onnx.load(path)
     for tensor in model.graph.initializer:
-        if tensor.name.endswith("/threshold"):
+        if tensor.name.endswith(what):
             tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(1.5), tensor.name))
     onnx.save(model, path.with_name("spoilt.onnx"))
     return path.with_name("spoilt.onnx")
@@ -77,15 +77,36 @@ def test_json_is_the_result_alone(call: Caller, ann: Path, data: Path) -> None:
     assert {"samples": 4, "steps": T, "bitwise": True}.items() <= json.loads(done.out).items()
 
 
-def test_numbers_that_were_changed_are_found(call: Caller, ann: Path, data: Path) -> None:
-    path = written(ann, data, form="unrolled")
-    done = call("verify", spoilt(path), "--ann", ann, "--data", data)
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("what", ["threshold", "bias"])
+def test_numbers_of_the_plan_that_were_changed_are_found(
+    call: Caller, ann: Path, data: Path, form: str, what: str
+) -> None:
+    path = written(ann, data, form=form)
+    done = call("verify", spoilt(path, f"/{what}"), "--ann", ann, "--data", data)
     assert (done.code, done.out) == (7, "")
-    assert "differs from its plan by" in done.err
+    assert "thresholds, biases or layers are not those that were written" in done.err
     assert "--original" in done.err
-    done = call("verify", spoilt(path), "--original", path, "--ann", ann, "--data", data)
-    assert done.code == 7
-    assert "from what the plan of the original gives" in done.err
+
+
+@pytest.mark.parametrize("options", [{"refit": True, "rule": "solve"}, {"form": "unrolled"}])
+def test_weights_that_were_changed_are_found(call: Caller, ann: Path, data: Path, options: dict[str, object]) -> None:
+    path = written(ann, data, **options)
+    names = [tensor.name for tensor in onnx.load(path).graph.initializer if tensor.name.startswith("w")]
+    for name in names:
+        done = call("verify", spoilt(path, name), "--ann", ann, "--data", data)
+        assert done.code == 7, name
+    assert names
+
+
+@pytest.mark.parametrize("form", ["unrolled", "loop", "folded", "fused"])
+def test_outputs_of_a_file_with_other_thresholds_are_not_the_original_s(
+    call: Caller, ann: Path, data: Path, form: str
+) -> None:
+    path = written(ann, data, form=form)
+    done = call("verify", spoilt(path, "/threshold"), "--original", path, "--ann", ann, "--data", data)
+    assert (done.code, done.out) == (7, "")
+    assert "on average from those of the original's plan: 1% is taken for rounding" in done.err
 
 
 @pytest.mark.parametrize("form", ["unrolled", "loop", "fused"])
@@ -95,7 +116,7 @@ def test_what_onnxruntime_has_rewritten_is_compared_by_its_outputs(
     path = written(ann, data, form=form)
     done = call("verify", optimised(path), "--original", path, "--ann", ann, "--data", data, "--samples", 16)
     assert (done.code, done.err) == (0, "")
-    assert f"over {T} steps" in done.out
+    assert f"outputs after {T} steps are those of the plan, within 0.0" in done.out
 
 
 def test_mistakes_are_one_line(call: Caller, ann: Path, data: Path, tmp_path: Path) -> None:
@@ -115,6 +136,11 @@ def test_mistakes_are_one_line(call: Caller, ann: Path, data: Path, tmp_path: Pa
         ((path, "--original", step, "--ann", ann), 2, "--original goes with files of all T steps"),
         ((tmp_path / "renamed.onnx", "--original", path, "--ann", ann), 7, "names must be kept"),
         ((path, "--ann", ann, "--samples", 0), 2, "--samples is 0"),
+        (
+            (optimised(path), "--ann", ann),
+            3,
+            "give it as convert wrote it (ftbc-onnx verify compares the two, --original)",
+        ),
     ):
         done = call("verify", *arguments)
         assert (done.code, done.out) == (code, "")

@@ -69,4 +69,7 @@ def read_plan(model: onnx.ModelProto) -> SpikingPlan:
             layers={name: Layer(*(array(n) for n in layer_names(name))) for name in described.get("layers", [])},
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise ModelError(f"the plan in the model's metadata is incomplete ({error}): convert the ANN again") from error
+        raise ModelError(
+            f"the plan in the model's metadata is incomplete ({error}): where another tool has rewritten the file, give "
+            "it as convert wrote it (ftbc-onnx verify compares the two, --original); otherwise convert the ANN again"
+        ) from error
