@@ -180,11 +180,11 @@ class ConvertConfig:
                 object.__setattr__(self, field.name, value.item())
         for name in ("include", "exclude", "fuse"):
             object.__setattr__(self, name, _words(name, getattr(self, name)))
-        for name, kind, optional in (("until", str, True), ("device", str, False), ("opset", int, True)):
-            value = getattr(self, name)
-            if not (value is None and optional) and not (isinstance(value, kind) and not isinstance(value, bool)):
-                raise ConfigError(f"{name} is {value!r}: it must be {'text' if kind is str else 'a whole number'}")
-        check_whole("seed", self.seed)
+        for name in ("neuron", "coding", "schedule", "device", *(("until",) if self.until is not None else ())):
+            if not isinstance(getattr(self, name), str):
+                raise ConfigError(f"{name} is {getattr(self, name)!r}: it must be text")
+        for name in ("seed", *(("opset",) if self.opset is not None else ())):
+            check_whole(name, getattr(self, name))
         check_positive("T (steps)", self.steps)
         if self.steps > MOST_STEPS:
             raise ConfigError(f"T (steps) is {self.steps}: it must be at most {MOST_STEPS}, up to where float32 counts")
@@ -242,8 +242,7 @@ class ConvertConfig:
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> ConvertConfig:
-        """Options by name; `readout` and `threshold`, where they are not given (or None), follow from
-        `readout_from` and `percentile`, where those are.
+        """Options by name: `readout_from` alone implies readout ``delayed``, and `percentile` alone that threshold.
 
         Raises:
             ConfigError: a name is unknown, or a value cannot be used.
@@ -289,24 +288,26 @@ class ConvertConfig:
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
 
-def check_positive(name: str, value: int) -> None:
-    """Refuse anything but a whole number from 1.
+def check_positive(name: str, value: int) -> int:
+    """The number, if it is whole and at least 1; one of NumPy as Python's.
 
     Raises:
         ConfigError: it is something else.
     """
     if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
         raise ConfigError(f"{name} is {value!r}: it must be a whole number, at least 1")
+    return int(value)
 
 
-def check_whole(name: str, value: int) -> None:
-    """Refuse anything but a whole number.
+def check_whole(name: str, value: int) -> int:
+    """The number, if it is whole; one of NumPy as Python's.
 
     Raises:
         ConfigError: it is something else.
     """
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise ConfigError(f"{name} is {value!r}: it must be a whole number")
+    return int(value)
 
 
 def check_margin(value: float, name: str = "early_exit") -> None:

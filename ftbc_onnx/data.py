@@ -157,6 +157,8 @@ def open_data(
         what, labels = what
     if limit is not None and limit < 1:
         raise ConfigError(f"limit {limit} cannot be used: give a positive number of samples")
+    if preprocessing is not None and not isinstance(preprocessing, Preprocessing):
+        raise ConfigError(f"preprocessing is {preprocessing!r}: it must be an ftbc_onnx.Preprocessing")
     opening = partial(_open, inputs=tuple(inputs), options=preprocessing or Preprocessing(), limit=limit)
     where = f"{purpose} data"
     script = _script(what)

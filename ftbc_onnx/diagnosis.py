@@ -146,8 +146,8 @@ class Diagnosis:
 
     @property
     def exact_alone(self) -> bool:
-        """Whether every site is exact where the ANN's activations reach it, as of a QCFS network at its own T."""
-        return all(site.cost < _EXACT for site in self.sites)
+        """Whether sites and layers behind them are exact if the ANN's activations reach them (QCFS at its own T)."""
+        return self.tail < _EXACT and all(site.cost < _EXACT for site in self.sites)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON types; sites in order of rank."""

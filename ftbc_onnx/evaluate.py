@@ -257,7 +257,7 @@ def evaluate_file(
             check_positive(option, value)
     if early_exit is not None:
         check_margin(early_exit)
-    check_whole("label_offset", label_offset)
+    label_offset = check_whole("label_offset", label_offset)
     file = read_spiking(model)
     if file.form == "step":
         raise ModelError(

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 
-from ftbc_onnx.batching import Batching
 from ftbc_onnx.config import ConvertConfig, check_whole
 from ftbc_onnx.data import DataSource, open_data, random_source
 from ftbc_onnx.energy import Constants, energy_of
@@ -40,9 +39,8 @@ from ftbc_onnx.record import describe, record_of
 from ftbc_onnx.results import EvaluationResult, VerificationResult
 from ftbc_onnx.runtime import Device, Session, choose_device
 from ftbc_onnx.summary import summarise
-from ftbc_onnx.verify import check_samples_apart, verify
+from ftbc_onnx.verify import SAMPLES, check_samples_apart, few_samples, verify
 
-_VERIFY_SAMPLES = 2
 _GLANCE = 128  # calibration samples on which a network without evaluation data is evaluated
 
 
@@ -179,9 +177,7 @@ def open_job(
     progress: Progress = lambda *_: None,
 ) -> Job:
     """Load, normalise and class the ANN, and open its data: what a conversion starts from. As `convert`."""
-    check_whole("label_offset", label_offset)
-    if preprocessing is not None and not isinstance(preprocessing, Preprocessing):
-        raise ConfigError(f"preprocessing is {preprocessing!r}: it must be an ftbc_onnx.Preprocessing")
+    label_offset = check_whole("label_offset", label_offset)
     source = load(model)
     normalised, network = prepare(source.model, config)
     refuse(source, network, config.strict)
@@ -284,12 +280,10 @@ def _few_samples(job: Job) -> Mapping[str, np.ndarray] | None:
     data = job.calibration or job.judged
     if data is None:
         try:
-            data = random_source(input_specs(job.network.view.model), _VERIFY_SAMPLES, job.config.seed)
+            data = random_source(input_specs(job.network.view.model), SAMPLES, job.config.seed)
         except DataError:  # no size can be made up for a dynamic axis
             return None
-    static = job.network.static_batch
-    batch, _ = next(Batching(static or min(_VERIFY_SAMPLES, len(data)), static is not None).padded(data))
-    return batch.feeds
+    return few_samples(data, job.network.static_batch)
 
 
 def _verify(job: Job, plan: SpikingPlan, emitted: Emitted, feeds: Mapping[str, np.ndarray]) -> VerificationResult:

@@ -117,7 +117,7 @@ def print_selections(console: Console, selections: Sequence[Mapping[str, Any]], 
         for trial in trials if verbose else ():
             agreement = "" if trial["agreement"] is None else f", agrees with the ANN on {trial['agreement']:.1f} %"
             events = "" if trial["events"] is None else f", {trial['events']:.2f} events per neuron"
-            _say(console, f"  {trial['what']}: output error {finite(trial['error'], '.4f')}{agreement}{events}")
+            _say(console, f"  {trial['what']}: output error {or_not_finite(trial['error'], '.4f')}{agreement}{events}")
 
 
 def print_curve(
@@ -254,7 +254,7 @@ def _node(record: Mapping[str, Any]) -> str:
     return escape(f"{record['op_type']} '{record['node']}'")
 
 
-def finite(value: float | None, form: str, factor: float = 1.0) -> str:
+def or_not_finite(value: float | None, form: str, factor: float = 1.0) -> str:
     """A number; in a report that was read, one that was not finite is None."""
     return "not finite" if value is None else format(factor * value, form)
 
@@ -262,7 +262,7 @@ def finite(value: float | None, form: str, factor: float = 1.0) -> str:
 def _last(activity: Mapping[str, Any] | None) -> str:
     """Gap at T, in percent of theta."""
     curve = None if activity is None else activity["gap_in_theta"]
-    return "" if curve is None else finite(curve[-1], ".2f", 100)
+    return "" if curve is None else or_not_finite(curve[-1], ".2f", 100)
 
 
 def _or_dash(count: int | None) -> str:

@@ -91,8 +91,8 @@ class StepRunner:
         feeds = self._feeds(inputs)
         rows = tuple(value.shape[:1] for value in feeds.values())
         if self.t and rows != self._rows:
-            told = [" and ".join(str(n) for (n,) in found if found) for found in (self._rows, rows)]
-            raise DataError(f"the state is that of {told[0]} samples, and now there are {told[1]}: call reset() first")
+            before, now = (" and ".join({str(n): n for row in both for n in row}) for both in (self._rows, rows))
+            raise DataError(f"the state is that of {before} samples, and now there are {now or 'none'}: call reset()")
         self._rows = rows
         names = [state.output for state in self._states]
         found, kept = self._session.run_bound(

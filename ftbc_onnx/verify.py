@@ -16,7 +16,7 @@ import numpy as np
 
 from ftbc_onnx.batching import Batching
 from ftbc_onnx.config import check_positive
-from ftbc_onnx.data import random_source
+from ftbc_onnx.data import DataSource, random_source
 from ftbc_onnx.errors import ConfigError, VerificationError
 from ftbc_onnx.graph.emit import emit
 from ftbc_onnx.graph.emit.one_step import STEP
@@ -111,6 +111,12 @@ def verify(
     return VerificationResult(rows, steps, bitwise, largest, sizes, difference, fusion)
 
 
+def few_samples(source: DataSource, static: int | None, samples: int = SAMPLES) -> Feeds:
+    """The first samples of some data, at most so many; with a fixed batch, one batch."""
+    batch, _ = next(Batching(static or min(samples, len(source)), static is not None).padded(source))
+    return batch.feeds
+
+
 def verify_file(
     model: str | os.PathLike[str] | bytes,
     ann: str | os.PathLike[str] | bytes,
@@ -140,19 +146,23 @@ def verify_file(
     file = read_spiking(model if original is None else original)
     _, network = file.ann(ann)
     plan, options, inputs = file.plan, file.options, input_specs(network.view.model)
-    size, fixed = network.static_batch or samples, network.static_batch is not None
-    source = random_source(inputs, size, 0) if data is None else file.open(data, preprocessing, "verification", inputs)
-    batch, _ = next(Batching(size if fixed else min(size, len(source)), fixed).padded(source))
+    if data is not None:
+        source = file.open(data, preprocessing, "verification", inputs)
+    elif preprocessing is None:
+        source = random_source(inputs, network.static_batch or samples, 0)
+    else:
+        raise ConfigError("preprocessing goes with data, which are not given: random numbers are taken as they are")
+    feeds = few_samples(source, network.static_batch, samples)
     written = emit(network, plan, file.form, steps_input=options.steps_input, passes=options.fuse)
     if original is None:
         if file.record.get("plan_digest", plan.digest) != plan.digest:
             raise VerificationError(f"thresholds, biases or layers are not those that were written{_OR_ORIGINAL}")
         emitted = replace(written, model=file.model, readouts=tuple(file.readouts))
-        return verify(emitted, network, plan, batch.feeds, f"{_ADVICE}{_OR_ORIGINAL}")
+        return verify(emitted, network, plan, feeds, f"{_ADVICE}{_OR_ORIGINAL}")
     rewritten = read_model(model)
     if file.form == "step" or STEP in {value.name for value in rewritten.graph.input}:
         raise ConfigError("--original goes with files of all T steps: one of a single step has no output after T steps")
-    return _verify_outputs(replace(written, model=rewritten), network, plan, batch.feeds)
+    return _verify_outputs(replace(written, model=rewritten), network, plan, feeds)
 
 
 def _verify_outputs(rewritten: Emitted, network: Network, plan: SpikingPlan, feeds: Feeds) -> VerificationResult:
@@ -223,9 +233,10 @@ def fusion_error(network: Network, plan: SpikingPlan, fused: Fused, feeds: Feeds
     plan, so that a spike that rounding flips is no difference.
     """
     told = _Told(network, plan, feeds)
-    told.run(steps)
     forced = _Forced(fused, plan, told, feeds)
-    forced.run(steps)
+    with np.errstate(over="ignore", invalid="ignore"):  # of data beyond all bounds
+        told.run(steps)
+        forced.run(steps)
     return max(forced.errors, default=0.0)
 
 
@@ -263,7 +274,8 @@ class _Forced(Simulation):
             unit, height = (v[site.name].reshape(site.channel_shape) for v in (self._units, self._heights))
             unit = -unit if site.name in self._turned else unit
         found = self.potential(site, current, t) * unit
-        self.errors.append(_relative(_distance(found, expected).max(initial=0), _size(expected).max(initial=0)))
+        gap = np.where(np.isfinite(found) & np.isfinite(expected), _distance(found, expected), 0.0)  # others: overflow
+        self.errors.append(_relative(gap.max(initial=0), _size(expected).max(initial=0)))
         self.states[site.name] = (np.asarray(state[0] / unit), *state[1:])
         return np.asarray(spikes / height)
 

@@ -58,7 +58,7 @@ class TestReport:
         """Whatever is missing or otherwise: what is refused by name, and what only turns out on the way."""
         pytest.importorskip("matplotlib"), pytest.importorskip("jinja2")
         read, page = json.loads(saved.read_text()), saved.with_suffix(".html")
-        shown = 0
+        refused = 0
         for name in read:
             for damaged in ({k: v for k, v in read.items() if k != name}, {**read, name: None}, {**read, name: 5}):
                 saved.write_text(json.dumps(damaged))
@@ -67,8 +67,8 @@ class TestReport:
                     assert done.code in (0, 2), done.err
                     assert done.code == 0 or "is no report of a conversion by this version" in done.err
                     assert done.err.count("\n") <= 1
-                    shown += done.code
-        assert shown > 20
+                    refused += done.code != 0
+        assert refused > 10
 
     def test_numbers_that_were_not_finite(self, call: Caller, saved: Path) -> None:
         read = json.loads(saved.read_text())

@@ -153,6 +153,8 @@ class TestSuspects:
         assert [s.site.name for s in found.ranked] == ["b", "c", "a"]
         assert "every site alone is exact" in verdict(found)[0]
         assert {remedy.site for remedy in remedies(found, ConvertConfig(neuron="if"))} == {"b"}
+        behind = replace(found, tail=0.4)
+        assert not any("every site alone is exact" in sentence for sentence in verdict(behind))
 
     def test_a_network_of_one_site(self) -> None:
         assert len(suspects(of(site("a", 0.5, 1.0, rounding=1.0)))) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -103,6 +104,19 @@ def test_a_measurement_that_fails_leaves_the_file_that_was_there(snn: Path, tmp_
         export_nir(snn, target=target, lossy=True, soft_reset=True, eval_data=TEST, samples=20, label_offset=50)
     assert target.read_text() == "precious"
     assert list(tmp_path.glob(".kept*")) == []
+
+
+def test_a_file_that_cannot_take_its_place_is_one_line(
+    snn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("nir")
+
+    def fails(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "replace", fails)
+    with pytest.raises(ModelError, match=r"kept\.nir' cannot be written: Permission denied"):
+        export_nir(snn, target=tmp_path / "kept.nir", lossy=True, soft_reset=True)
 
 
 def test_without_a_runtime_the_file_is_written_and_the_report_says_what_to_install(

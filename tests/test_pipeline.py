@@ -16,8 +16,10 @@ from pipeline_cases import PLAIN, QUICK, quick, working
 
 from ftbc_onnx import DataError, convert, pipeline
 from ftbc_onnx.config import THRESHOLDS
+from ftbc_onnx.errors import OutOfMemoryError
 from ftbc_onnx.graph.provenance import read_plan, read_record
 from ftbc_onnx.pipeline import ConversionResult
+from ftbc_onnx.runtime import Session
 
 
 class TestInputs:
@@ -116,6 +118,18 @@ class TestFixedBatch:
         assert [d.dim_value for d in fixed.model.graph.input[0].type.tensor_type.shape.dim] == [size, 2, 4, 4]
         x = inputs(size)
         np.testing.assert_array_equal(run(fixed.model, {"x": x})["y"], run(free.model, {"x": x})["y"])
+
+    def test_where_two_batches_take_too_much_memory_it_is_kept(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        run_once = Session.run
+
+        def few(self: Session, feeds: dict[str, np.ndarray], outputs: Any = None) -> dict[str, np.ndarray]:
+            if len(feeds.get("x", ())) > 4:
+                raise OutOfMemoryError("out of memory")
+            return run_once(self, feeds, outputs)
+
+        monkeypatch.setattr(Session, "run", few)
+        result = quick(fixed_batch(residual(), 4))
+        assert result.report["calibration"]["batches"] == 4
 
     def test_that_is_needed_inside_gets_batches_of_its_size(self) -> None:
         """It subtracts the mean over the batch: two batches in one run are not two runs."""

@@ -79,6 +79,8 @@ class TestRefusals:
             ({"steps": 10**20}, "T (steps) is 100000000000000000000: it must be at most 16777216"),
             ({"opset": "17"}, "opset is '17': it must be a whole number"),
             ({"until": 5}, "until is 5: it must be text"),
+            ({"neuron": ["if"]}, "neuron is ['if']: it must be text"),
+            ({"coding": 5}, "coding is 5: it must be text"),
             ({"device": 5}, "device is 5: it must be text"),
             ({"include": 5}, "include is 5: it must be text, or several of them"),
             ({"exclude": None}, "exclude is None: it must be text"),

@@ -187,6 +187,8 @@ class TestRunner:
         runner.step(digits("test", 1)[0])
         with pytest.raises(DataError, match="state is that of 1 samples, and now there are 3"):  # it would broadcast
             runner.step(digits("test", 3)[0])
+        with pytest.raises(DataError, match="now there are none: call reset"):
+            runner.step(np.float32(3))
         runner.reset()
         with pytest.raises(ModelError, match="onnxruntime could not run a step"):
             runner.step(np.zeros((1, 1, 8, 9), np.float32))

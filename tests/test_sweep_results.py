@@ -4,22 +4,26 @@
 
 from __future__ import annotations
 
+import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 from helpers import numbers
 from networks import residual
+from rich.console import Console
 from sweep_cases import SMALL, alone, calib, judged, lasting, net  # noqa: F401 - fixtures
 
 from ftbc_onnx import pipeline
+from ftbc_onnx.cli.sweep import print_sweep
 from ftbc_onnx.config import ConvertConfig
 from ftbc_onnx.errors import CalibrationError, ConfigError, InterruptError
-from ftbc_onnx.sweep import Grid, Serial, SweepResult, run_sweep, tasks
+from ftbc_onnx.sweep import Grid, Serial, SweepResult, pareto, run_sweep, tasks
 from ftbc_onnx.sweep.results import ResultsFile, key_of
 
 # the results file
@@ -111,16 +115,45 @@ def test_an_interruption_loses_no_point(
     assert third.done == 0
 
 
-@pytest.mark.parametrize("damage", [{"held_back": None}, {"held_back": 5}, {"point": {}}, {"source": None}])
-def test_a_record_that_was_damaged_is_named(net: Path, calib: Path, tmp_path: Path, damage: dict[str, Any]) -> None:
+def damaged(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """A record with something missing or of another kind, at the first two depths."""
+    for name, value in record.items():
+        for other in ("missing", None, [], {}, "x"):
+            if other == "missing":
+                yield {n: v for n, v in record.items() if n != name}
+            elif type(other) is not type(value):
+                yield {**record, name: other}
+        if isinstance(value, dict):
+            yield from ({**record, name: inner} for inner in damaged(value))
+
+
+def test_a_record_that_was_damaged_is_named_or_does_no_harm(
+    net: Path, calib: Path, judged: Path, tmp_path: Path
+) -> None:
     grid, path = Grid(steps=(2,), neurons=("if",), thresholds=("mse",)), tmp_path / "r.jsonl"
-    run_sweep(net, str(calib), grid, results=path)
-    record = json.loads(path.read_text())
-    changed = {name: value for name, value in {**record, **damage}.items() if value is not None or name not in damage}
+    sound = run_sweep(net, str(calib), grid, eval_data=str(judged), results=path).records[0]
+    assert pareto.is_complete(sound)
+    refused = 0
+    for record in damaged(dict(sound)):
+        if pareto.is_complete(record):
+            pareto.front([record]), pareto.best_first([{**record, "key": "k"}])
+            print_sweep(Console(file=io.StringIO()), SweepResult((record,), (True,), (), 0, None))
+        else:
+            refused += 1
+    assert refused > 40
+    changed = {**json.loads(path.read_text()), "held_back": 5}
     path.write_text(json.dumps(changed) + "\n")
-    with pytest.raises(ConfigError, match=rf"r.jsonl', the record with key {record['key'][:12]}\.\.\. is damaged"):
-        run_sweep(net, str(calib), grid, results=path)
+    with pytest.raises(ConfigError, match=rf"r.jsonl', the record with key {changed['key'][:12]}\.\.\. is damaged"):
+        run_sweep(net, str(calib), grid, eval_data=str(judged), results=path)
     assert json.loads(path.read_text()) == changed
+
+
+def test_numbers_of_numpy_are_numbers(net: Path, calib: Path, tmp_path: Path) -> None:
+    path = tmp_path / "r.jsonl"
+    for number in (np.int64, int):
+        grid = Grid(steps=(number(2),), neurons=("signed-group",), thresholds=("mse",), levels=(number(4),))
+        found = run_sweep(net, str(calib), grid, results=path, label_offset=number(0), calib_samples=number(24))
+    assert found.resumed == 1
 
 
 def test_other_networks_data_and_options_are_not_mixed_up(net: Path, calib: Path, judged: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from ftbc_onnx.errors import DataError, DeviceError
 from ftbc_onnx.sweep import Processes, SweepResult, on_ray, run_sweep
 from ftbc_onnx.sweep import run as run_module
 from ftbc_onnx.sweep.tasks import convert_point
+from ftbc_onnx.sweep.workers import _unheard
 
 
 @pytest.mark.parametrize("count", [1, 2])
@@ -65,6 +67,22 @@ class Dying(Processes):
 
     def submit(self, *_: Any) -> Future[Any]:
         return super().submit(os._exit, 3)
+
+
+def _interrupted() -> None:
+    with _unheard():
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are not held back there")
+def test_ctrl_c_while_a_worker_is_started_is_for_the_sweep_alone() -> None:
+    with pytest.raises(KeyboardInterrupt):
+        _interrupted()
+    hears = "import signal; print(signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, []))"
+    with _unheard():
+        inside = subprocess.run([sys.executable, "-c", hears], capture_output=True, text=True, check=True)
+    outside = subprocess.run([sys.executable, "-c", hears], capture_output=True, text=True, check=True)
+    assert (inside.stdout, outside.stdout) == ("False\n", "True\n")
 
 
 def test_a_worker_that_dies_is_told(net: Path, calib: Path) -> None:

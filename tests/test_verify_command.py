@@ -15,7 +15,7 @@ import pytest
 from cli_cases import Caller, ann, call, data  # noqa: F401 - fixtures
 from onnx import numpy_helper
 
-from ftbc_onnx import ConfigError, convert
+from ftbc_onnx import ConfigError, ModelError, Preprocessing, convert
 from ftbc_onnx.verify import verify_file
 
 T = 3
@@ -148,10 +148,24 @@ def test_mistakes_are_one_line(call: Caller, ann: Path, data: Path, tmp_path: Pa
         assert done.err.count("\n") == 1
 
 
-def test_data_beyond_all_bounds_raise_no_warning(ann: Path, data: Path) -> None:
+@pytest.mark.parametrize("form", FORMS)
+def test_data_beyond_all_bounds_raise_no_warning(ann: Path, data: Path, form: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        verify_file(written(ann, data, form="loop"), ann, np.full((4, 2, 4, 4), 1e38, np.float32))
+        verify_file(written(ann, data, form=form), ann, np.full((4, 2, 4, 4), 1e38, np.float32))
+
+
+def test_mistakes_from_python(ann: Path, data: Path) -> None:
+    path = written(ann, data)
+    for model in (None, 5, onnx.load(path)):
+        with pytest.raises(ModelError, match=f"the model is a {type(model).__name__}"):
+            verify_file(model, ann)
+    with pytest.raises(ConfigError, match=r"samples is 2\.5: it must be a whole number"):
+        verify_file(path, ann, data, samples=2.5)
+    with pytest.raises(ConfigError, match=r"it must be an ftbc_onnx\.Preprocessing"):
+        verify_file(path, ann, data, preprocessing={"scale": 2})
+    with pytest.raises(ConfigError, match="preprocessing goes with data, which are not given"):
+        verify_file(path, ann, preprocessing=Preprocessing(scale=2.0))
 
 
 def test_a_step_has_no_output_after_all_of_them(ann: Path, data: Path) -> None:

@@ -58,7 +58,7 @@ def write_page(results: Sequence[Result], folder: Path, order: Sequence[str] = (
     places = {label: place for place, label in enumerate(order)}
     for result in sorted(results, key=lambda r: places.get(r["case"]["label"], len(places))):
         parts[result["case"]["part"]].append(result)
-    text = HEAD.format(on_gpu=sum(result.get("device", "cpu") != "cpu" for result in results))
+    text = HEAD.format(on_gpu=sum(r.get("device", "cpu") != "cpu" for r in results if r["case"]["part"] == "grid"))
     if parts["neurons"]:
         draw(parts["neurons"] + parts["default"], folder / "accuracy.png")
         text += _neurons(parts["neurons"])

@@ -53,9 +53,11 @@ def report(*, report: TextIO, output: Path | None, png: Path | None, verbose: bo
 
 @contextmanager
 def _of_this_version(name: str) -> Iterator[None]:
-    """Whatever a report lacks or has otherwise than this version writes it is one line."""
+    """One line for a report that lacks something, or has it in another shape than this version writes."""
     try:
         yield
+    except UnicodeError:  # of a terminal, not of the report
+        raise
     except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
         raise ConfigError(
             f"'{name}' is no report of a conversion by this version ({type(error).__name__}: {error}): "

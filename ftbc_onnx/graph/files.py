@@ -52,12 +52,8 @@ def load(model: str | os.PathLike[str] | bytes | onnx.ModelProto) -> SourceModel
         source = SourceModel(model, model.graph.name or "model", _digest(model))
     elif isinstance(model, bytes):
         source = SourceModel(_parse(model, "the bytes given"), "model", hashlib.sha256(model).hexdigest())
-    elif isinstance(model, (str, os.PathLike)):
-        source = _read(Path(model))
     else:
-        raise ModelError(
-            f"the model is a {type(model).__name__}: give a path, the bytes of a file or an onnx.ModelProto"
-        )
+        source = _read(model)
     _check(source)
     return source
 
@@ -73,7 +69,12 @@ def _digest(model: onnx.ModelProto) -> str:
     return digest.hexdigest()
 
 
-def _read(path: Path) -> SourceModel:
+def _read(model_path: str | os.PathLike[str]) -> SourceModel:
+    if not isinstance(model_path, (str, os.PathLike)):
+        raise ModelError(
+            f"the model is a {type(model_path).__name__}: give a path, the bytes of a file, or a ModelProto"
+        )
+    path = Path(model_path)
     if not path.exists():
         raise ModelError(f"'{path}' does not exist: give the path of an ONNX file")
     if path.is_dir():
@@ -160,7 +161,7 @@ def read_model(source: str | os.PathLike[str] | bytes) -> onnx.ModelProto:
     Raises:
         ModelError: it cannot be read.
     """
-    return _parse(source, "'model'") if isinstance(source, bytes) else _read(Path(source)).model
+    return _parse(source, "'model'") if isinstance(source, bytes) else _read(source).model
 
 
 def load_snn(source: str | os.PathLike[str] | bytes) -> onnx.ModelProto:
@@ -169,7 +170,8 @@ def load_snn(source: str | os.PathLike[str] | bytes) -> onnx.ModelProto:
     Raises:
         ModelError: it cannot be read, or it is no such model.
     """
-    name, model = "model" if isinstance(source, bytes) else os.fspath(source), read_model(source)
+    model = read_model(source)
+    name = "model" if isinstance(source, bytes) else os.fspath(source)
     if not any(entry.key == _MARK for entry in model.metadata_props):
         raise ModelError(
             f"'{name}' is no spiking network made by ftbc-onnx: convert the ANN first (ftbc-onnx convert {name})"

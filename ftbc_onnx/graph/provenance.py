@@ -70,6 +70,6 @@ def read_plan(model: onnx.ModelProto) -> SpikingPlan:
         )
     except (KeyError, TypeError, ValueError) as error:
         raise ModelError(
-            f"the plan in the model's metadata is incomplete ({error}): where another tool has rewritten the file, give "
-            "it as convert wrote it (ftbc-onnx verify compares the two, --original); otherwise convert the ANN again"
+            f"the plan in the model's metadata is incomplete ({error}): where another tool has rewritten the file, "
+            "give it as convert wrote it (ftbc-onnx verify compares the two, --original); else convert the ANN again"
         ) from error

@@ -149,3 +149,7 @@ def _written(
         except OSError as error:
             raise ModelError(f"'{path}' cannot be written: {error.strerror or error}") from error
         yield partial
+        try:
+            stack.close()
+        except OSError as error:
+            raise ModelError(f"'{path}' cannot be written: {error.strerror or error}") from error

@@ -10,7 +10,7 @@ from typing import Any
 
 from ftbc_onnx.config import ConvertConfig
 from ftbc_onnx.page.canvas import plain
-from ftbc_onnx.report import finite, shown_steps
+from ftbc_onnx.report import or_not_finite, shown_steps
 from ftbc_onnx.summary import has_biases
 
 Report = Mapping[str, Any]
@@ -69,7 +69,7 @@ def _biases(report: Report) -> str:
 
 def _chosen(selection: Mapping[str, Any]) -> str:
     trials = selection["trials"]
-    tried = "; ".join(f"{t['what']}: output error {finite(t['error'], '.4f')}" for t in trials)
+    tried = "; ".join(f"{t['what']}: output error {or_not_finite(t['error'], '.4f')}" for t in trials)
     return f"{trials[selection['chosen']]['what']} ({selection['why']} on {trials[0]['samples']} samples; {tried})"
 
 

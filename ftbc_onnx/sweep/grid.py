@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from itertools import product
 from typing import Any, TypeVar
 
-from ftbc_onnx.config import RULES, THRESHOLDS, ConvertConfig
+from ftbc_onnx.config import RULES, THRESHOLDS, ConvertConfig, check_positive
 from ftbc_onnx.errors import ConfigError
 from ftbc_onnx.neurons import BINARY, NEURONS
 
@@ -72,7 +72,7 @@ class Grid:
             raise ConfigError(f"levels go with a neuron that has more than one, not with {', '.join(self.neurons)}")
         levels: tuple[int | None, ...] = self.levels or (None,)
         every = product(self.steps, self.neurons, levels, self.rules, self.thresholds)
-        return list(dict.fromkeys(Point(t, n, None if n in BINARY else k, r, h) for t, n, k, r, h in every))
+        return list(dict.fromkeys(_point(*one) for one in every))
 
     @classmethod
     def parse(cls, steps: str, neurons: str, rules: str, thresholds: str, levels: str | None = None) -> Grid:
@@ -88,6 +88,11 @@ class Grid:
             _words("--threshold", thresholds, THRESHOLDS),
             () if levels is None else _numbers("--levels", levels),
         )
+
+
+def _point(steps: int, neuron: str, levels: int | None, rule: str, threshold: str) -> Point:
+    levels = None if levels is None or neuron in BINARY else check_positive("levels", levels)
+    return Point(check_positive("T (steps)", steps), neuron, levels, rule, threshold)
 
 
 def _items(option: str, text: str) -> list[str]:

@@ -13,22 +13,30 @@ Nothing of the evaluation data takes part.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from numbers import Real
+from types import NoneType
 from typing import Any
-
-_COSTS = ("binary_spikes", "synops", "binary_energy_pj", "ann_energy_pj")
 
 
 def is_complete(record: Mapping[str, Any]) -> bool:
     """Whether a record that was read has all that is asked of it."""
-    held, point, evaluation = record.get("held_back"), record.get("point"), record.get("evaluation", 0)
+    held, point, chosen = (record.get(name) for name in ("held_back", "point", "chosen"))
+    evaluation = record.get("evaluation", 0)
     return (
-        {"source", "seconds_per_sample", "chosen"} <= record.keys()
-        and isinstance(held, Mapping)
-        and held.keys() >= {"samples", "accuracy", "agreement", "output_error", "ann_accuracy", *_COSTS}
-        and isinstance(point, Mapping)
-        and point.keys() >= {"steps", "neuron", "rule", "threshold"}
-        and (evaluation is None or isinstance(evaluation, Mapping))
+        _has(record, str, "source")
+        and _has(record, Real, "seconds_per_sample")
+        and _has(held, Real, "samples", "binary_spikes", "synops", "binary_energy_pj", "ann_energy_pj")
+        and _has(held, (Real, NoneType), "accuracy", "agreement", "output_error", "ann_accuracy")
+        and _has(point, Real, "steps")
+        and _has(point, str, "neuron", "rule", "threshold")
+        and _has(chosen, str, "neuron")
+        and (evaluation is None or _has(evaluation, Real, "samples"))
+        and (evaluation is None or _has(evaluation, (Real, NoneType), "accuracy", "agreement", "ann_accuracy"))
     )
+
+
+def _has(record: Any, kind: Any, *names: str) -> bool:
+    return isinstance(record, Mapping) and all(name in record and isinstance(record[name], kind) for name in names)
 
 
 def quality(record: Mapping[str, Any]) -> float:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ftbc_onnx.batching import static_batch
-from ftbc_onnx.config import ConvertConfig, check_positive
+from ftbc_onnx.config import ConvertConfig, check_positive, check_whole
 from ftbc_onnx.errors import ConfigError, DeviceError, FtbcError, InterruptError
 from ftbc_onnx.graph.files import input_specs, load
 from ftbc_onnx.job import Progress
@@ -93,7 +93,8 @@ def run_sweep(
         InterruptError: Ctrl-C.
         DeviceError: a worker ended by itself.
     """
-    check_positive("calib_samples", calib_samples)
+    calib_samples = check_positive("calib_samples", calib_samples)
+    label_offset = check_whole("label_offset", label_offset)
     points = grid.points()
     if data is None:
         raise ConfigError("a sweep judges on calibration samples: give --calib-data")

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import get_context
-from threading import current_thread, main_thread
 from typing import Any, Protocol
 
 
@@ -75,17 +74,20 @@ class Processes:
 
 @contextmanager
 def _unheard() -> Iterator[None]:
-    """Ctrl-C is ignored for a moment, and by every process that is started in it until it says otherwise."""
-    if current_thread() is not main_thread():
+    """Processes that are started meanwhile do not hear Ctrl-C until they want to; for this one it is not lost."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _die_when_interrupted() -> None:
     """Ctrl-C reaches every process of a terminal: these have nothing to say about it."""
+    if hasattr(signal, "pthread_sigmask"):
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # what has waited is for the one that started this process
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     signal.signal(signal.SIGINT, signal.SIG_DFL)
