@@ -221,11 +221,11 @@ def print_sites(console: Console, report: Mapping[str, Any]) -> None:
     """One row per site: thresholds, troubled channels, what is clipped, firing rate, gap before and after."""
     table = Table(title="sites; gaps at T in percent of theta", title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0))
     table.add_column("site", overflow="fold")
-    columns = ("C", "theta", "dead, silent\nsaturated", "clipped\n%", "rate", "no bias,\ngap", "gap")
-    for name in columns:
-        table.add_column(name, justify="right", no_wrap=True)
     after = (report["evaluation"] or {"sites": {}})["sites"]
     before = (report["evaluation_without_bias"] or {"sites": {}})["sites"]
+    compared = ("no bias,\ngap",) if before else ()
+    for name in ("C", "theta", "dead, silent\nsaturated", "clipped\n%", "rate", *compared, "gap"):
+        table.add_column(name, justify="right", no_wrap=True)
     for site in report["sites"]:
         low, high = site["threshold"]
         theta = f"{low:.3g}" if low == high else f"{low:.3g}..{high:.3g}"
@@ -238,7 +238,7 @@ def print_sites(console: Console, report: Mapping[str, Any]) -> None:
             f"{_or_dash((activation or {}).get('saturated_channels'))}",
             "" if activation is None else f"{100 * activation['clipped']:.2f}",
             "" if own is None else f"{own['rate']:.3f}",
-            _last(old),
+            *((_last(old),) if before else ()),
             _last(own),
         )
     console.print(table)

@@ -111,7 +111,8 @@ class TestConvert:
         assert report["verification"] is None
 
     def test_a_brief_evaluation_is_printed(self, call: Caller, ann: Path, data: Path) -> None:
-        done = call("convert", ann, "--calib-data", data, "--eval-data", data, "-T", 2, "--no-compare", "--no-counting")
+        brief = ("--no-compare", "--no-counting", "-v")
+        done = call("convert", ann, "--calib-data", data, "--eval-data", data, "-T", 2, *brief)
         assert (done.code, done.err) == (0, "")
         assert "accuracy, %" in done.out
         assert not [word for word in ("no bias", "events per neuron", "energy") if word in done.out]
