@@ -8,6 +8,7 @@ from ftbc_onnx.errors import (
     DeviceError,
     FtbcError,
     ModelError,
+    OutOfMemoryError,
     VerificationError,
 )
 from ftbc_onnx.pipeline import ConversionResult, convert
@@ -24,6 +25,7 @@ __all__ = [
     "DeviceError",
     "FtbcError",
     "ModelError",
+    "OutOfMemoryError",
     "Preprocessing",
     "Refusal",
     "SpikingPlan",
