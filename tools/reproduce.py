@@ -162,7 +162,8 @@ epochs at a rate of 0.05; the ViT (128 wide, 6 blocks; QCFS, L = 8, in its feed-
 rate of 0.001, weight decay 0.05, thresholds from 4.
 
 Four of them were trained a second time (`..._again`): ResNet-34 and the ViT by the same command (on a GPU the same seed
-does not give the same weights), ResNet-18 and VGG-16 for 40 and 50 epochs from scratch. There are three ResNet-20 with
+does not give the same weights), ResNet-18 and VGG-16 for 40 and 50 epochs from scratch; there, and on MobileNetV2,
+cuDNN's algorithms were chosen by heuristics and not by trial. There are three ResNet-20 with
 QCFS, L = 8: two trained from scratch by one command but for the seed, and one (`..._qcfs8_torchscript`) fine-tuned from
 a network with plain ReLU for 4 epochs (SGD at 0.03, crop and flip). These tables show how much of a gain is the
 checkpoint's ([decision 33](decisions/0033-training.md)).
