@@ -22,6 +22,9 @@ Feeds = Mapping[str, np.ndarray]
 Values = MutableMapping[str, np.ndarray]
 
 
+_UNBOUNDED = np.errstate(over="ignore", invalid="ignore")  # data may be beyond all bounds
+
+
 def simulate(network: Network, plan: SpikingPlan, feeds: Feeds, steps: int | None = None) -> dict[str, np.ndarray]:
     """Run a plan in NumPy: the running mean of every output that depends on spikes, [T, B, ...].
 
@@ -32,8 +35,7 @@ def simulate(network: Network, plan: SpikingPlan, feeds: Feeds, steps: int | Non
         steps: steps to run; None: all of the plan's, and so for a synchronous plan in any case.
     """
     simulation = Simulation(network, plan, feeds)
-    with np.errstate(over="ignore", invalid="ignore"):  # of data beyond all bounds
-        return simulation.run_synchronous() if plan.synchronous else simulation.run(steps or plan.steps)
+    return simulation.run_synchronous() if plan.synchronous else simulation.run(steps or plan.steps)
 
 
 class Simulation:
@@ -61,6 +63,7 @@ class Simulation:
         """A session with one thread: a network has many segments, and every session would keep threads of its own."""
         return Session(model, ONE_THREAD, optimise=False)
 
+    @_UNBOUNDED
     def run(self, steps: int) -> dict[str, np.ndarray]:
         """The running means of the outputs, [T, B, ...]."""
         rows = []
@@ -78,6 +81,7 @@ class Simulation:
             rows.append(self._outputs(self._values, means, t))
         return _stack(rows)
 
+    @_UNBOUNDED
     def run_synchronous(self) -> dict[str, np.ndarray]:
         """The same, every segment at all T steps before the next segment."""
         values: list[Values] = [ChainMap({}, self._values) for _ in range(self._plan.steps)]

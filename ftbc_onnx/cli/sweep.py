@@ -21,6 +21,7 @@ from ftbc_onnx.config import check_positive
 from ftbc_onnx.errors import ConfigError
 from ftbc_onnx.sweep import Grid, Processes, Serial, SweepResult, Workers, run_sweep
 from ftbc_onnx.sweep.on_ray import RayWorkers
+from ftbc_onnx.sweep.pareto import share
 
 
 @click.command()
@@ -136,7 +137,7 @@ def print_sweep(console: Console, result: SweepResult) -> None:
     held = records[0]["held_back"]
     quality = "right,\n%" if held["accuracy"] is not None else "agrees,\n%"
     evaluated = records[0]["evaluation"]
-    judged = evaluated is not None and _share(evaluated) is not None
+    judged = evaluated is not None and share(evaluated) is not None
     ann = "" if held["ann_accuracy"] is None else f", ANN {held['ann_accuracy']:.2f} %"
     table = Table(
         title=f"{escape(records[0]['source'])}: {len(records)} points on {held['samples']} calibration samples held "
@@ -181,18 +182,12 @@ def _cells(record: Mapping[str, Any]) -> Iterator[str]:
     yield f"auto: {chosen['neuron']}" if point["neuron"] == "auto" else chosen["neuron"]
     yield point["rule"]
     yield point["threshold"]
-    share = _share(held)
-    yield "" if share is None else f"{share:.2f}"
+    right = share(held)
+    yield "" if right is None else f"{right:.2f}"
     yield "not finite" if held["output_error"] is None else f"{held['output_error']:.4f}"
     yield f"{held['binary_spikes']:.3f}"
     yield f"{held['synops']:.4g}"
     yield f"{held['binary_energy_pj'] / held['ann_energy_pj']:.2f}" if held["ann_energy_pj"] else ""
     yield f"{1000 * record['seconds_per_sample']:.3g}"
-    if evaluated is not None and (share := _share(evaluated)) is not None:
-        yield "" if share is None else f"{share:.2f}"
-
-
-def _share(judged: Mapping[str, Any]) -> float | None:
-    """Of right decisions, or without labels of the ANN's, in percent; None if there are no decisions."""
-    share = judged["agreement"] if judged["accuracy"] is None else judged["accuracy"]
-    return None if share is None else float(share)
+    if evaluated is not None and (right := share(evaluated)) is not None:
+        yield f"{right:.2f}"

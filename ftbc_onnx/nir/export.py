@@ -143,13 +143,18 @@ def _written(
         raise ConfigError(f"export to NIR takes the package nir ({error}): pip install 'ftbc-onnx[nir]'") from error
     graph = translate(network, plan, layers, soft_reset)
     with ExitStack() as stack:
-        try:
+        with _writing(path):
             partial = stack.enter_context(written_whole(path))
             nir.write(partial, graph)
-        except OSError as error:
-            raise ModelError(f"'{path}' cannot be written: {error.strerror or error}") from error
         yield partial
-        try:
+        with _writing(path):
             stack.close()
-        except OSError as error:
-            raise ModelError(f"'{path}' cannot be written: {error.strerror or error}") from error
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """What goes wrong with a file is one line."""
+    try:
+        yield
+    except OSError as error:
+        raise ModelError(f"'{path}' cannot be written: {error.strerror or error}") from error

@@ -42,10 +42,16 @@ def _has(record: Any, kind: Any, *names: str) -> bool:
 def quality(record: Mapping[str, Any]) -> float:
     """How good a result is, on the samples held back; to be compared with results of the same data only."""
     held = record["held_back"]
-    for name in ("accuracy", "agreement"):
-        if held[name] is not None:
-            return float(held[name])
+    known = share(held)
+    if known is not None:
+        return known
     return float("-inf") if held["output_error"] is None else -float(held["output_error"])
+
+
+def share(judged: Mapping[str, Any]) -> float | None:
+    """Of right decisions, or without labels of the ANN's, in percent; None if there are no decisions."""
+    found = judged["agreement"] if judged["accuracy"] is None else judged["accuracy"]
+    return None if found is None else float(found)
 
 
 def costs(record: Mapping[str, Any]) -> tuple[float, float, int]:
