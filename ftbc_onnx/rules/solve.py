@@ -52,10 +52,12 @@ class SolveRule:
             enough = sink.op("GreaterOrEqual", probe.mean_spikes(middle), target)
             return sink.op("Where", enough, sink.op("Sub", middle, half), sink.op("Add", middle, half)), half
 
-        start = sink.op("Mul", probe.threshold, zero), sink.op("Mul", probe.threshold, sink.constant(REACH))
-        middle, _ = sink.repeat(self.halvings, start, halve)
+        plain = probe.mean_spikes(zero)  # the middle of the interval: the first halving needs no other
+        half = sink.op("Mul", probe.threshold, sink.constant(REACH / 2))
+        first = sink.op("Where", sink.op("GreaterOrEqual", plain, target), sink.op("Neg", half), half)
+        middle, _ = sink.repeat(self.halvings - 1, (first, half), halve)
         error = sink.op("Abs", sink.op("Sub", probe.mean_spikes(middle), target))
-        without = sink.op("Abs", sink.op("Sub", probe.mean_spikes(zero), target))
+        without = sink.op("Abs", sink.op("Sub", plain, target))
         return sink.op("Where", sink.op("Less", error, without), middle, zero, out="bias")
 
     def combine(self, old: np.ndarray, new: np.ndarray, seen: int, samples: int) -> np.ndarray:
