@@ -14,6 +14,7 @@ DEFAULT_BATCH = 128
 """Samples per run, unless asked for another number."""
 
 _NEURONS = 1 << 26  # over samples, in a run whose batch nobody asked for: some ten numbers for each, 2.5 GB
+_CACHED = 1 << 21  # the same, for each core, in a run that only judges: the numbers of a site stay in its cache
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ def choose_batching(
     purpose: str,
     *,
     neurons: int = 0,
+    cores: int = 0,
 ) -> Batching:
     """The batch size for some data.
 
@@ -61,6 +63,8 @@ def choose_batching(
         samples: how many of them are used, at most.
         purpose: ``calibration`` or ``evaluation``, for the message.
         neurons: of the network, per sample, if that is known: large ones get fewer samples, unless a number is wanted.
+        cores: that a run takes which only judges, so that the number of samples changes nothing but its time; 0 on a
+            GPU, and where it does (calibration).
 
     Raises:
         DataError: there are fewer samples than the batch that was asked for, or that the model fixes (calibration).
@@ -80,7 +84,8 @@ def choose_batching(
             f"the {purpose} data ({source.description}) give {there} samples, fewer than one batch of {wanted}: "
             f"use --batch-size {there} or less, or more samples"
         )
-    fitting = min(DEFAULT_BATCH, max(_NEURONS // max(neurons, 1), 1))
+    most = min(_NEURONS, cores * _CACHED) if cores else _NEURONS
+    fitting = min(DEFAULT_BATCH, max(most // max(neurons, 1), 1))
     return Batching(min(wanted or fitting, there), False)
 
 

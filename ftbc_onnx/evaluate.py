@@ -240,7 +240,7 @@ def evaluate_file(
         data: evaluation data, anything that `ftbc_onnx.data.open_data` takes.
         ann: path of the ANN it was made from, or its bytes, for agreement and gaps.
         preprocessing: None: what the network was calibrated with, as its metadata say.
-        batch_size: samples per run; None: 128 at most.
+        batch_size: samples per run; None: so many that a run is fast, 128 at most.
         samples: samples to use, at most.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         threads: of onnxruntime, per session; None: as many as there are cores.
@@ -267,7 +267,9 @@ def evaluate_file(
     where = choose_device(device, threads)
     source = file.open(data, preprocessing)
     static = static_batch(input_specs(file.model))
-    batching = choose_batching(batch_size, static, source, samples, "evaluation", neurons=file.neurons)
+    batching = choose_batching(
+        batch_size, static, source, samples, "evaluation", neurons=file.neurons, cores=where.cores
+    )
     run = None
     count = min(len(source), samples or len(source))
     if ann is not None:

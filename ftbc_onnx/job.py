@@ -45,8 +45,15 @@ class Job:
 
     def batching(self, data: DataSource, samples: int | None = None) -> Batching:
         """Batches in which networks are judged on some data, as the options ask for."""
-        static = self.network.static_batch
-        return choose_batching(self.config.batch_size, static, data, samples, "evaluation", neurons=self.size)
+        return choose_batching(
+            self.config.batch_size,
+            self.network.static_batch,
+            data,
+            samples,
+            "evaluation",
+            neurons=self.size,
+            cores=self.device.cores,
+        )
 
     def stage(self, name: str, samples: int) -> Callable[[int], None]:
         """Tells that a stage begins; what it returns is told the samples done, of so many in all."""

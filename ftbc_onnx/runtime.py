@@ -13,6 +13,7 @@ import contextlib
 import ctypes
 import importlib.metadata
 import io
+import os
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -60,6 +61,11 @@ class Device:
     def on_gpu(self) -> bool:
         """Whether it is a GPU."""
         return self.expected != _CPU
+
+    @property
+    def cores(self) -> int:
+        """Cores that a session's operators take; 0 on a GPU."""
+        return 0 if self.on_gpu else self.threads or os.cpu_count() or 1
 
 
 CPU = Device("cpu", (_CPU,))

@@ -12,7 +12,7 @@ import pytest
 from helpers import numbers, parse, run
 from networks import QCFS, RELU, THRESHOLDS, digits, inputs, network_of, plan_of, residual, source_of
 
-from ftbc_onnx import batching, convert, planning, selection
+from ftbc_onnx import ConversionResult, batching, convert, planning, selection
 from ftbc_onnx.batching import choose_batching
 from ftbc_onnx.evaluate import evaluate_file
 from ftbc_onnx.graph.emit.search import Candidate, emit_search, errors_name
@@ -72,6 +72,44 @@ class TestBatches:
         source = source_of(ann, x=numbers(40, 2, 6, 5))
         assert choose_batching(wanted, None, source, None, "evaluation", neurons=150).size == size
         assert choose_batching(wanted, None, source, None, "evaluation", neurons=2000).size == (wanted or 1)
+
+    @pytest.mark.parametrize(("cores", "size"), [(0, 40), (1, 2), (4, 8), (100, 20)])
+    def test_what_only_judges_stays_in_the_cache_of_its_cores(
+        self, monkeypatch: pytest.MonkeyPatch, cores: int, size: int
+    ) -> None:
+        monkeypatch.setattr(batching, "_NEURONS", 2000 if cores else 8000)
+        monkeypatch.setattr(batching, "_CACHED", 200)
+        ann = model("N", 6, 5)
+        source = source_of(ann, x=numbers(40, 2, 6, 5))
+        assert choose_batching(None, None, source, None, "evaluation", neurons=100, cores=cores).size == size
+        assert choose_batching(30, None, source, None, "evaluation", neurons=100, cores=cores).size == 30
+
+    def test_judges_in_small_batches_what_it_calibrates_in_large_ones(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        images, labels = digits("calibration")
+        seen: dict[str, set[int]] = {"whole": set(), "padded": set()}
+        for name, sizes in seen.items():
+            original = getattr(batching.Batching, name)
+
+            def watched(self: batching.Batching, *args: Any, original: Any = original, sizes: Any = sizes) -> Any:
+                sizes.add(self.size)
+                return original(self, *args)
+
+            monkeypatch.setattr(batching.Batching, name, watched)
+
+        def convert_digits() -> ConversionResult:
+            for sizes in seen.values():
+                sizes.clear()
+            options = {"steps": 2, "neuron": "if", "threads": 1, "verify": False}
+            return convert(RELU, images[:64], eval_data=(images[:32], labels[:32]), **options)
+
+        whole = convert_digits()
+        assert seen == {"whole": {32, 48}, "padded": {1, 16, 32}}  # 1: its neurons are counted
+        monkeypatch.setattr(batching, "_CACHED", 5 * whole.report["neurons"])
+        parts = convert_digits()
+        assert seen == {"whole": {32, 48}, "padded": {1, 5}}
+        for name, bias in whole.plan.biases.items():
+            np.testing.assert_array_equal(parts.plan.biases[name], bias)
+        assert parts.report["evaluation"]["accuracy"] == whole.report["evaluation"]["accuracy"]
 
     def test_a_conversion_and_its_file_keep_to_it(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         images, labels = digits("calibration")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import os
 
 import numpy as np
 import onnxruntime as ort
@@ -44,6 +45,7 @@ needs_no_cuda = pytest.mark.skipif(WHY_NO_CUDA is None, reason="CUDA works on th
 class TestChoice:
     def test_cpu(self) -> None:
         assert choose_device("cpu") == CPU == Device("cpu", ("CPUExecutionProvider",))
+        assert (choose_device("cpu").cores, choose_device("cpu", 3).cores) == (os.cpu_count(), 3)
         assert CPU.expected == "CPUExecutionProvider"
 
     @needs_no_cuda
@@ -105,6 +107,7 @@ class TestChoice:
         device = choose_device("cuda:2")
         assert device.name == "cuda:2"
         assert device.expected == "CUDAExecutionProvider"
+        assert (device.cores, choose_device("cuda", 3).cores) == (0, 0)
         (_, options), fallback = device.providers
         assert options == {"device_id": "2", "use_tf32": "0", "arena_extend_strategy": "kSameAsRequested"}
         assert fallback == "CPUExecutionProvider"
