@@ -78,6 +78,26 @@ def test_rules_meet_thresholds_in_a_table_per_t() -> None:
     assert "T = 4" not in text  # one threshold is no comparison
 
 
+def test_the_published_rule_has_its_curve_from_one_conversion_where_thresholds_do_not_depend_on_t() -> None:
+    page = tool("accuracy_page")
+
+    def row(steps: int, seed: int, threshold: str, accuracy: list[float], rule: str = "paper") -> dict[str, Any]:
+        case = {"label": "if", "steps": steps, "seed": seed, "options": {"rule": rule, "threshold": threshold}}
+        return {"case": case, "accuracy": accuracy, "no_bias": None}
+
+    rows = [row(4, seed, "max", [10.0, 20.0 + seed, 30.0, 40.0]) for seed in (0, 2)]
+    rows += [row(2, 0, "max", [11.0, 28.0]), row(4, 0, "mse", [1.0, 2.0, 3.0, 4.0])]
+    rows += [row(4, 0, "percentile", [1.0, 2.0, 3.0, 5.0], "solve")]
+    text = page._grid(rows)
+    assert "T = 1:\n\n| neuron | rule | max |" in text
+    assert "| if | paper | 10.5 +- 0.7 (2) |" in text  # the shortest run that reaches a T counts there
+    assert "| if | paper | 25.0 +- 4.2 (2) |" in text
+    assert "| if | paper | 4.0 |  | 40.0 +- 0.0 (2) |\n| if | solve |  | 5.0 |  |" in text
+    grid = [c for c in tool("accuracy").cases() if c.part == "grid" and c.options.get("rule") == "paper"]
+    assert {c.steps for c in grid if c.options["threshold"] in page.WHOLE} == {32}
+    assert {c.steps for c in grid if c.options["threshold"] not in page.WHOLE} == set(page.STEPS)
+
+
 def test_a_network_that_states_its_thresholds_has_its_curve_from_one_conversion() -> None:
     reproduce = tool("reproduce")
     names = ["cifar10_resnet34_qcfs8", "cifar10_vit_qcfs8", "cifar10_resnet20_clipped"]

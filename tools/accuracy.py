@@ -25,7 +25,7 @@ from typing import Any
 
 import click
 import numpy as np
-from accuracy_page import write_page
+from accuracy_page import WHOLE, write_page
 from real_data import MOBILENET, SQUEEZENET, cifar, digits, imagenet, mnist
 from rich.console import Console
 from rich.progress import Progress
@@ -127,13 +127,19 @@ def cases() -> Iterator[Case]:
         yield from _choices(label)
     yield from (_neuron("compressed", "signed-st", 8, compress_bias=on) for on in (False, True))
     yield from (_neuron("neurons", label, t, seed) for t in (16, 32) for label in NEURONS for seed in SEEDS)
+    yield from (case for seed in SEEDS for label in NEURONS for case in _published(label, STEPS[-1], seed, WHOLE))
     yield from (case for t in STEPS for seed in SEEDS for label in NEURONS for case in _grid(label, t, seed))
 
 
 def _grid(label: str, steps: int, seed: int) -> Iterator[Case]:
-    """Every rule with every threshold, but for `solve` with `mse`, which is among the neurons."""
+    """Every rule with every threshold, but for `solve` with `mse`, which is among the neurons, and `WHOLE` (all T)."""
     yield from (_neuron("grid", label, steps, seed, threshold=name) for name in THRESHOLDS)
-    yield from (_neuron("grid", label, steps, seed, threshold=name, **PUBLISHED) for name in ("mse", *THRESHOLDS))
+    yield from _published(label, steps, seed, [name for name in ("mse", *THRESHOLDS) if name not in WHOLE])
+
+
+def _published(label: str, steps: int, seed: int, thresholds: Iterable[str]) -> Iterator[Case]:
+    """The published rule with each of these thresholds."""
+    yield from (_neuron("grid", label, steps, seed, threshold=name, **PUBLISHED) for name in thresholds)
 
 
 def _choices(label: str) -> Iterator[Case]:
