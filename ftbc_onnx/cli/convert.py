@@ -20,7 +20,7 @@ from ftbc_onnx.cli.options import (
     scope_options,
 )
 from ftbc_onnx.cli.screen import print_json, progress_bars, report_console, set_up_logging
-from ftbc_onnx.cli.values import labelled, preprocessing_of
+from ftbc_onnx.cli.values import labelled, preprocessing_of, refuse_without
 from ftbc_onnx.config import ConvertConfig
 from ftbc_onnx.errors import ConfigError
 from ftbc_onnx.page import check_libraries, check_page, write_page
@@ -102,6 +102,7 @@ def convert(
     if calib_data is not None and options["random_data"]:
         raise ConfigError(f"--random-data goes without --calib-data '{calib_data}': leave one of them out")
     config = _config_of(threshold, percentile, options)
+    refuse_without(["label_offset"], eval_data is not None, "--eval-data")
     target = output or default_output(model, config.steps)
     if target.is_file() and model.exists() and target.samefile(model):
         raise ConfigError(f"--output '{target}' is the input itself: choose another name")
@@ -143,7 +144,6 @@ def _config_of(threshold: str | None, percentile: float | None, options: dict[st
             raise ConfigError(f"--percentile goes with --threshold percentile, not with {threshold}")
         options["percentile"] = percentile
     config = ConvertConfig.from_options({"threshold": threshold, **options})
-    given = click.get_current_context().get_parameter_source("alpha")
-    if config.rule != "paper" and given is click.core.ParameterSource.COMMANDLINE:
-        raise ConfigError(f"--alpha goes with --rule paper, not with {config.rule}")
+    refuse_without(["alpha"], config.rule == "paper", f"--rule paper, not with {config.rule}")
+    refuse_without(["energy_mac", "energy_ac"], config.counting, "--counting")
     return config

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import click
 
 from ftbc_onnx.errors import ConfigError
 from ftbc_onnx.preprocessing import Preprocessing
@@ -31,6 +33,14 @@ def labelled(data: str | None, labels: Path | None) -> Any:
     if data is None:
         raise ConfigError(f"--labels '{labels}' are those of --eval-data, which is not given")
     return data, labels
+
+
+def refuse_without(names: Sequence[str], there: bool, needed: str) -> None:
+    """Refuse options on the command line that would do nothing, since what they go with is not `there`."""
+    context = click.get_current_context()
+    for name in names:
+        if not there and context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
+            raise ConfigError(f"--{name.replace('_', '-')} goes with {needed}")
 
 
 def _number(option: str, text: str) -> float:
