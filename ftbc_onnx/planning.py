@@ -31,6 +31,7 @@ from ftbc_onnx.selection import (
     SEARCHED,
     Judge,
     Selection,
+    Trial,
     candidates_for,
     choose_neuron,
     gate_biases,
@@ -146,6 +147,8 @@ class _Planner:
         self.batching = batching if batching.fixed else Batching(min(batching.size, self.fitted), False)
         self.statistics: Mapping[str, ActivationStatistics] = {}
         self._judge: Judge | None = None
+        self._calibrated: dict[str, SpikingPlan] = {}
+        self._trials: dict[str, Trial] = {}
 
     def run(self) -> Planned:
         job, config = self.job, self.job.config
@@ -162,7 +165,7 @@ class _Planner:
         if config.neuron == "auto":
             spec, *others = specs = candidates_for(config.budget, config.levels, config.binary, self.synchronous)
             if others:
-                spec, selection = choose_neuron(specs, config.budget, self._quick, self.judge)
+                spec, selection = choose_neuron(specs, config.budget, self._quick, self._judged)
                 selections.append(selection)
         plan = self._plan(spec)
         if self.chooses_thresholds:
@@ -213,8 +216,19 @@ class _Planner:
         return self._with_quick_biases(self._plan(spec))
 
     def _with_quick_biases(self, plan: SpikingPlan) -> SpikingPlan:
-        found = self._calibrate(plan, quick=True)
-        return plan if found is None else plan.with_biases(found.biases)
+        """The plan as it would be with biases; the plan that one question chose is the first of the next."""
+        key = plan.digest
+        if key not in self._calibrated:
+            found = self._calibrate(plan, quick=True)
+            self._calibrated[key] = plan if found is None else plan.with_biases(found.biases)
+        return self._calibrated[key]
+
+    def _judged(self, what: str, plan: SpikingPlan) -> Trial:
+        """What the judge says of a plan, in a run if it was not asked before."""
+        key = plan.digest
+        if key not in self._trials:
+            self._trials[key] = self.judge(what, plan)
+        return replace(self._trials[key], what=what)
 
     def _calibrate(self, plan: SpikingPlan, quick: bool = False) -> CalibrationResult | None:
         job = self.job
@@ -293,7 +307,7 @@ class _Planner:
         self, question: str, words: Sequence[str], plans: Sequence[SpikingPlan], judged: Iterable[SpikingPlan]
     ) -> tuple[SpikingPlan, Selection]:
         """Of some plans the one whose output errs least, each judged as it would be with biases."""
-        trials = tuple(self.judge(word, p) for word, p in zip(words, judged, strict=True))
+        trials = tuple(self._judged(word, p) for word, p in zip(words, judged, strict=True))
         chosen = min(range(len(plans)), key=lambda i: trials[i].error)
         return plans[chosen], Selection(question, trials, chosen, "least output error")
 
@@ -315,7 +329,7 @@ class _Planner:
         packed = plan.with_compressed_biases()
         if not packed.factors:
             return plan, None
-        trials = [self.judge(word, p) for word, p in (("all biases", plan), ("compressed biases", packed))]
+        trials = [self._judged(word, p) for word, p in (("all biases", plan), ("compressed biases", packed))]
         stored = [
             kept.courses.size + kept.vectors.size if (kept := packed.factors.get(name)) is not None else bias.size
             for name, bias in packed.biases.items()

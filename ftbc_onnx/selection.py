@@ -181,7 +181,10 @@ def as_good(trials: Sequence[Trial]) -> list[int]:
 
 
 def choose_neuron(
-    specs: Sequence[NeuronSpec], budget: str, convert: Callable[[NeuronSpec], SpikingPlan], judge: Judge
+    specs: Sequence[NeuronSpec],
+    budget: str,
+    convert: Callable[[NeuronSpec], SpikingPlan],
+    judge: Callable[[str, SpikingPlan], Trial],
 ) -> tuple[NeuronSpec, Selection]:
     """The neuron for a budget.
 

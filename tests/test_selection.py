@@ -11,12 +11,14 @@ import pytest
 from helpers import numbers, run
 from networks import CALIBRATION, QCFS, RELU, THRESHOLDS, inputs, network_of, plan_of, residual, source_of
 
-from ftbc_onnx import ConfigError, ConvertConfig, convert
+from ftbc_onnx import ConfigError, ConvertConfig, convert, planning, selection
 from ftbc_onnx.graph.emit.search import Candidate
 from ftbc_onnx.graph.emit.unrolled import emit_unrolled, spikes_name
 from ftbc_onnx.graph.observe import expose_tensors
+from ftbc_onnx.graph.sites import Network
 from ftbc_onnx.neurons import NeuronSpec
-from ftbc_onnx.rules import SolveRule
+from ftbc_onnx.plan import SpikingPlan
+from ftbc_onnx.rules import ROUGH, CalibrationRule, SolveRule
 from ftbc_onnx.runtime import CPU
 from ftbc_onnx.selection import Trial, as_good, candidates_for, choose_neuron, gate_biases, search_sites, split
 from ftbc_onnx.verify import simulate
@@ -170,11 +172,33 @@ class TestConversions:
         first = convert(RELU, CALIBRATION, steps=2, calib_samples=64)
         other = convert(RELU, CALIBRATION, steps=2, calib_samples=64, eval_data=numbers(8, 1, 8, 8))
         assert first.plan == other.plan
-        questions = [selection["question"] for selection in first.report["selections"]]
+        questions = [found["question"] for found in first.report["selections"]]
         assert questions == ["neuron", "threshold", "temporal bias"]
-        for selection in first.report["selections"]:
-            assert 0 <= selection["chosen"] < len(selection["trials"])
+        for found in first.report["selections"]:
+            assert 0 <= found["chosen"] < len(found["trials"])
         assert (first.report["calibration"]["samples"], first.report["calibration"]["held_back"]) == (48, 16)
+
+    @pytest.mark.parametrize("neuron", ["auto", "signed-st"])
+    def test_no_plan_is_calibrated_or_judged_twice(self, monkeypatch: pytest.MonkeyPatch, neuron: str) -> None:
+        """What one question chose is the first that the next one tries."""
+        calibrated, judged = [], []
+
+        def calibrate(network: Network, plan: SpikingPlan, rule: CalibrationRule, *args: Any, **kw: Any) -> Any:
+            calibrated.append((rule is ROUGH, plan.digest))
+            return original(network, plan, rule, *args, **kw)
+
+        def judge(self: selection.Judge, what: str, plan: SpikingPlan) -> selection.Trial:
+            judged.append(plan.digest)
+            return ask(self, what, plan)
+
+        original, ask = planning.calibrate, selection.Judge.__call__
+        monkeypatch.setattr(planning, "calibrate", calibrate)
+        monkeypatch.setattr(selection.Judge, "__call__", judge)
+        result = convert(RELU, CALIBRATION, steps=2, calib_samples=64, neuron=neuron, verify=False)
+        answers = [trial for found in result.report["selections"] for trial in found["trials"]]
+        assert len(set(calibrated)) == len(calibrated)
+        assert len(set(judged)) == len(judged) < len(answers)
+        assert len({trial["what"] for trial in answers}) == len(answers)  # every question in its own words
 
     def test_what_is_named_is_taken(self) -> None:
         result = convert(RELU, CALIBRATION, steps=2, neuron="group", levels=3, threshold="max", gate=False)
@@ -194,7 +218,7 @@ class TestConversions:
         options: dict[str, Any] = {"steps": 2, "neuron": "if", "gate": False, "calib_samples": 64}
         for more, questions, held in (({}, [], 0), ({"gain": True}, ["gain"], 16)):
             found = convert(QCFS, CALIBRATION, **options, **more).report
-            assert [selection["question"] for selection in found["selections"]] == questions
+            assert [one["question"] for one in found["selections"]] == questions
             assert found["calibration"]["held_back"] == held
 
     def test_binary_keeps_to_one_height(self) -> None:
