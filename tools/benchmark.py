@@ -1,6 +1,6 @@
 """How fast a spiking network runs in each form, as ratios to T runs of its ANN, all in one go on one machine.
 
-    python tools/benchmark.py --data FOLDER [--json OUT] [--quick] [--only FORM ...] [--network LABEL ...]
+    python tools/benchmark.py --data FOLDER [--json OUT] [--quick] [--only FORM ...] [--network LABEL ...] [--batch N ...]
 
 Every case runs in a process of its own, for its peak memory; in it the ANN runs first, then the network, then the ANN
 again, and a ratio is between medians of the same process. (Runs that alternate would slow each other down: the threads
@@ -252,6 +252,9 @@ def _forget_peak() -> None:
     "--network", "networks", multiple=True, type=click.Choice(list(NETWORKS)), help="Networks [default: all]."
 )
 @click.option("--steps", type=int, multiple=True, help="T [default: those of the network].")
+@click.option(
+    "--batch", "batches", type=click.IntRange(1), multiple=True, help="Batches [default: 32, and 1 of forms]."
+)
 @click.option("--neuron", default="if", show_default=True, help="Neuron and levels: 'signed-group 4'.")
 @click.option("--plain", is_flag=True, help="Open networks with onnxruntime's default options.")
 @click.option("--table", type=click.Path(path_type=Path, exists=True), help="Print the tables of rows written before.")
@@ -266,6 +269,7 @@ def main(
     only: tuple[str, ...],
     networks: tuple[str, ...],
     steps: tuple[int, ...],
+    batches: tuple[int, ...],
     neuron: str,
     plain: bool,
     table: Path | None,
@@ -281,13 +285,17 @@ def main(
     console = Console(stderr=True)
     load_before = os.getloadavg()[0]
     rows: list[dict[str, Any]] = []
-    on_cpu, forms = device == "cpu", (*FORMS, *TASKS)
+    on_cpu = device == "cpu"
+    forms = only or ((*FORMS, *TASKS) if on_cpu else CUDA_FORMS)
+    sizes = batches or ((32,) if quick else (1, 32))
     with tempfile.TemporaryDirectory() as folder:
-        for asked in _cases(data, Path(folder), networks or tuple(NETWORKS), only or (forms if on_cpu else CUDA_FORMS)):
+        for asked in _cases(data, Path(folder), networks or tuple(NETWORKS), forms, sizes):
             if plain and asked["form"] in ("step", *TASKS):
                 continue
             wanted = asked["steps"] in (steps or ((8,) if quick else (asked["steps"],)))
-            if not wanted or (quick and asked["batch"] == 1) or not _possible(asked, neuron):
+            if asked["form"] in TASKS and asked["batch"] == 1 and not batches:
+                continue
+            if not wanted or not _possible(asked, neuron):
                 continue
             asked |= {"device": device, "neuron": neuron, "plain": plain}
             asked["seconds"] = seconds or (1 if not on_cpu else 5 if quick else 15)
@@ -305,12 +313,14 @@ def main(
 def print_tables(rows: Sequence[dict[str, Any]]) -> None:
     """Run times of all forms side by side, then creation, memory and size, then the tasks."""
     forms = [row for row in rows if row["form"] not in TASKS]
+    tasks = [row for row in rows if row["form"] in TASKS]
     large = [row for row in forms if row["batch"] == max(r["batch"] for r in forms)]
     for title, what, found in (
         ("Run time over T x the ANN's", "run / (T x ANN)", forms),
         ("Creation, s", "creation, s", large),
         ("Peak memory, MiB", "peak memory, MiB", large),
-        ("Batch of a task over a run of the network", "run / SNN run", [row for row in rows if row["form"] in TASKS]),
+        ("Batch of a task over a run of the network", "run / SNN run", tasks),
+        ("A task, ms per image", "per image, ms", tasks),
     ):
         if found:
             click.echo(f"{title}:\n\n{markdown(pivot(found, what))}\n")
@@ -325,15 +335,17 @@ def pivot(rows: Sequence[dict[str, Any]], what: str) -> list[dict[str, Any]]:
     return list(found.values())
 
 
-def _cases(data: Path, folder: Path, networks: Sequence[str], forms: Sequence[str]) -> Iterator[dict[str, Any]]:
+def _cases(
+    data: Path, folder: Path, networks: Sequence[str], forms: Sequence[str], batches: Sequence[int]
+) -> Iterator[dict[str, Any]]:
     """Network, file, batch, T and form of every case; networks with random weights are written into `folder`."""
     for label in networks:
         timed = NETWORKS[label]
         made = None if timed.made is None else folder / f"{timed.made}.onnx"
         own = None if timed.file is None else data / "models" / f"{timed.file}.onnx"
-        for batch, t, form in itertools.product((1, 32), timed.steps, forms):
+        for batch, t, form in itertools.product(batches, timed.steps, forms):
             path = made if own is None or form == "spikingjelly" else own
-            if path is None or (form in TASKS and batch == 1):
+            if path is None:
                 continue
             if timed.made is not None and path is made:
                 export(timed.made, timed.shape, path)
