@@ -1,6 +1,6 @@
 """How fast a spiking network runs in each form, as ratios to T runs of its ANN, all in one go on one machine.
 
-    python tools/benchmark.py --data FOLDER [--json OUT] [--quick] [--only FORM ...] [--network LABEL ...] [--batch N ...]
+    python tools/benchmark.py --data FOLDER [--json OUT] [--quick] [--only FORM ...] [--network LABEL ...] [--batch N]
 
 Every case runs in a process of its own, for its peak memory; in it the ANN runs first, then the network, then the ANN
 again, and a ratio is between medians of the same process. (Runs that alternate would slow each other down: the threads
