@@ -63,8 +63,7 @@ def choose_batching(
         samples: how many of them are used, at most.
         purpose: ``calibration`` or ``evaluation``, for the message.
         neurons: of the network, per sample, if that is known: large ones get fewer samples, unless a number is wanted.
-        cores: that a run takes which only judges, so that the number of samples changes nothing but its time; 0 on a
-            GPU, and where it does (calibration).
+        cores: of a run that only judges, so that any number of samples gives the same; 0 on a GPU, and for calibration.
 
     Raises:
         DataError: there are fewer samples than the batch that was asked for, or that the model fixes (calibration).

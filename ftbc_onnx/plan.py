@@ -290,9 +290,11 @@ class SpikingPlan:
         """SHA-256 of the plan with its numbers, as it is before and after it went through a file."""
         found = hashlib.sha256(json.dumps(self.describe(), sort_keys=True).encode())
         for name in sorted(self.thresholds):
-            found.update(self.thresholds[name].tobytes() + self.biases[name].tobytes())
+            for numbers in (self.thresholds[name], self.biases[name]):
+                found.update(np.ascontiguousarray(numbers).data)
         for name in sorted(self.layers):
-            found.update(self.layers[name].weights.tobytes() + self.layers[name].bias.tobytes())
+            for numbers in (self.layers[name].weights, self.layers[name].bias):
+                found.update(np.ascontiguousarray(numbers).data)
         return found.hexdigest()
 
 

@@ -147,7 +147,7 @@ class _Planner:
         self.batching = batching if batching.fixed else Batching(min(batching.size, self.fitted), False)
         self.statistics: Mapping[str, ActivationStatistics] = {}
         self._judge: Judge | None = None
-        self._calibrated: dict[str, SpikingPlan] = {}
+        self._quick_biases: dict[str, Mapping[str, np.ndarray]] = {}
         self._trials: dict[str, Trial] = {}
 
     def run(self) -> Planned:
@@ -218,10 +218,10 @@ class _Planner:
     def _with_quick_biases(self, plan: SpikingPlan) -> SpikingPlan:
         """The plan as it would be with biases; the plan that one question chose is the first of the next."""
         key = plan.digest
-        if key not in self._calibrated:
+        if key not in self._quick_biases:
             found = self._calibrate(plan, quick=True)
-            self._calibrated[key] = plan if found is None else plan.with_biases(found.biases)
-        return self._calibrated[key]
+            self._quick_biases[key] = plan.biases if found is None else found.biases
+        return plan.with_biases(self._quick_biases[key])
 
     def _judged(self, what: str, plan: SpikingPlan) -> Trial:
         """What the judge says of a plan, in a run if it was not asked before."""

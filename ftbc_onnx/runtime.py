@@ -64,8 +64,11 @@ class Device:
 
     @property
     def cores(self) -> int:
-        """Cores that a session's operators take; 0 on a GPU."""
-        return 0 if self.on_gpu else self.threads or os.cpu_count() or 1
+        """Cores of the processor that a session may use; 0 on a GPU."""
+        if self.on_gpu:
+            return 0
+        allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        return self.threads or allowed or 1
 
 
 CPU = Device("cpu", (_CPU,))

@@ -101,8 +101,10 @@ class TestFailures:
         fails(call(*base, "--alpha", -1), 2, "alpha is -1.0")
         fails(call(*base, "--alpha", 0.4), 2, "--alpha goes with --rule paper, not with solve")
         fails(call(*base, "--no-counting", "--energy-mac", 1), 2, "--energy-mac goes with --counting")
+        fails(call("convert", QCFS, "--energy-ac", 1), 2, "--energy-ac goes with --calib-data or --eval-data")
         fails(call(*base, "--label-offset", 1), 2, "--label-offset goes with --eval-data")
-        fails(call("sweep", *base[1:], "--label-offset", 1), 2, "--label-offset goes with --eval-data")
+        for option in ("--label-offset", "--samples"):
+            fails(call("export-nir", ann, option, 1), 2, f"{option} goes with --eval-data")
         fails(call(*base, "-o", ann.with_name("n" * 300 + ".onnx")), 3, "File name too long")
         fails(call(*base, "--percentile", 0), 2, "percentile is 0.0")
         fails(call(*base, "--percentile", 99, "--threshold", "max"), 2, "--percentile goes with --threshold percentile")

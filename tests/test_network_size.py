@@ -128,9 +128,11 @@ class TestBatches:
         assert result.report["calibration"]["batches"] == 3  # 24 samples fitted to
         path = tmp_path / "snn.onnx"
         result.save(path)
-        del seen[:]
-        evaluate_file(path, (images[:20], labels[:20]))
-        assert seen == [8]
+        for cached, threads, size in ((1 << 21, None, 8), (3 * neurons, 2, 6)):
+            monkeypatch.setattr(batching, "_CACHED", cached)
+            del seen[:]
+            evaluate_file(path, (images[:20], labels[:20]), threads=threads)
+            assert seen == [size]
 
 
 class TestSearch:

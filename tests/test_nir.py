@@ -169,6 +169,3 @@ def test_hostile_names(tmp_path: Path) -> None:
     origins = [node.metadata["onnx"] for node in back.nodes.values()]
     origins = [o.decode() if isinstance(o, bytes) else o for o in origins]
     assert {"a/b", "..", ".", "for", "a\\0b", "ü \n"} <= set(origins)
-
-
-# --- what the graph computes: NIR's equations in NumPy against the spiking network in onnxruntime ---

@@ -54,6 +54,21 @@ def test_the_command(net: Path, calib: Path, judged: Path) -> None:
     assert [point["pareto"] for point in found["points"]] == [row.startswith(" * ") for row in rows]
 
 
+def test_labels_of_calibration_data_have_their_offset(net: Path, calib: Path, tmp_path: Path) -> None:
+    """Samples held back judge by their labels, without evaluation data, too."""
+    with np.load(calib) as found:
+        arrays = dict(found)
+    np.savez(tmp_path / "shifted.npz", **{**arrays, "labels": arrays["labels"] + 1})
+    points = []
+    for file, offset in ((calib, 0), (tmp_path / "shifted.npz", -1)):
+        options = ("--label-offset", offset, "-T", 2, "--neuron", "if", "--threshold", "mse", "--workers", 1)
+        done = call(net, "--calib-data", file, *options, "--results", tmp_path / f"{offset}.jsonl", "--json")
+        assert done.returncode == 0, done.stderr
+        points.append(json.loads(done.stdout)["points"][0]["held_back"])
+    assert points[0]["accuracy"] == points[1]["accuracy"]
+    assert points[0]["ann_accuracy"] == points[1]["ann_accuracy"] > 0
+
+
 def test_outputs_that_are_not_finite_are_said(tmp_path: Path) -> None:
     text = """g (float[N,4] x) => (float[N,3,1] y) {
         a = MatMul(x, w) r = Relu(a) b = MatMul(r, v) l = Log(b) y = Unsqueeze(l, last) }"""

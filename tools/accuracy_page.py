@@ -50,8 +50,8 @@ points, near 70 % 1.4). Calibration images are drawn from the training set (seed
 fitted to, the fourth decides what is chosen. Where nothing is chosen all are fitted to: by the published rule with a
 threshold that is named, and by `solve` with such a threshold and without a gate. Test images chose nothing. *No bias*
 is the same network with every temporal bias zero, without gains, and with the ANN's layers. Every T has a conversion of
-its own, but for the published rule with `percentile` and `max`, where neither looks ahead: one with T = 32 holds them
-all (those that ran with a T of their own on the same device gave the same accuracies to the last digit).
+its own, but for the published rule with `percentile` and `max`, where neither looks ahead: a conversion with a longer T
+holds the shorter ones (those that ran with both, on the same device, gave the same accuracies to the last digit).
 
 """
 
@@ -160,7 +160,7 @@ def _defaults(results: Iterable[Result]) -> str:
 
 def _grid(results: Sequence[Result]) -> str:
     """A table per T: a row for a neuron and a rule, a column per threshold."""
-    labels = dict.fromkeys(r["case"]["label"] for r in results)  # the published rule first
+    labels = dict.fromkeys(r["case"]["label"] for r in results)
     seeds: defaultdict[tuple[int, str, str, str], dict[int, Result]] = defaultdict(dict)
     for r in sorted(results, key=lambda r: -r["case"]["steps"]):  # what ran with this T itself comes last, and counts
         case = r["case"]

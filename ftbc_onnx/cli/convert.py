@@ -103,6 +103,8 @@ def convert(
         raise ConfigError(f"--random-data goes without --calib-data '{calib_data}': leave one of them out")
     config = _config_of(threshold, percentile, options)
     refuse_without(["label_offset"], eval_data is not None, "--eval-data")
+    judged = calib_data or eval_data or config.random_data
+    refuse_without(["energy_mac", "energy_ac"], bool(judged), "--calib-data or --eval-data: nothing is counted without")
     target = output or default_output(model, config.steps)
     if target.is_file() and model.exists() and target.samefile(model):
         raise ConfigError(f"--output '{target}' is the input itself: choose another name")

@@ -9,7 +9,7 @@ import click
 
 from ftbc_onnx.cli.options import common, data_options
 from ftbc_onnx.cli.screen import print_json, progress_bars, report_console, set_up_logging
-from ftbc_onnx.cli.values import preprocessing_of
+from ftbc_onnx.cli.values import preprocessing_of, refuse_without
 from ftbc_onnx.errors import ModelError
 from ftbc_onnx.nir.export import export_nir as export
 from ftbc_onnx.report import print_nir
@@ -44,6 +44,7 @@ def export_nir(*, model: Path, output: Path | None, verbose: bool, quiet: bool, 
       ftbc-onnx export-nir digits_snn.onnx --ann digits.onnx --lossy --eval-data test.npz
     """
     set_up_logging(verbose, quiet)
+    refuse_without(["label_offset", "samples"], options["eval_data"] is not None, "--eval-data")
     preprocessing = preprocessing_of(options)
     with progress_bars(quiet or as_json) as progress:
         report = export(model, output, preprocessing=preprocessing, progress=progress, **options)

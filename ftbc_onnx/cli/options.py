@@ -85,7 +85,7 @@ def preprocessing_options(command: F) -> F:
 def run_options(command: F) -> F:
     """How much runs at a time, and where."""
     return _all(
-        click.option("--batch-size", type=int, help="Samples per run [default: 128, fewer for a large network]."),
+        click.option("--batch-size", type=int, help="Samples per run [default: 128 at most]."),
         click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."),
     )(command)
 

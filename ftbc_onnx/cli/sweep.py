@@ -16,7 +16,7 @@ from rich.table import Table
 
 from ftbc_onnx.cli.options import common, data_options, scope_options
 from ftbc_onnx.cli.screen import log, print_json, progress_bars, report_console, set_up_logging
-from ftbc_onnx.cli.values import preprocessing_of, refuse_without
+from ftbc_onnx.cli.values import preprocessing_of
 from ftbc_onnx.config import check_positive
 from ftbc_onnx.errors import ConfigError
 from ftbc_onnx.sweep import Grid, Processes, Serial, SweepResult, Workers, run_sweep
@@ -71,7 +71,6 @@ def sweep(
       ftbc-onnx sweep model.onnx --calib-data calib.npz --ray-address auto --gpus 1
     """
     set_up_logging(verbose, quiet)
-    refuse_without(["label_offset"], eval_data is not None, "--eval-data")
     preprocessing = preprocessing_of(options)
     given = [options.pop(name) for name in ("steps", "neuron", "rule", "threshold", "levels")]
     grid = Grid.parse(*given)

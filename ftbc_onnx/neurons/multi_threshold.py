@@ -54,7 +54,8 @@ class MultiThreshold(SoftReset):
     def emit_count(self, sink: Sink, u: str, unit: str, memory: str | None) -> str:
         """The same: every level that is reached adds what it has more than the one below.
 
-        Where one is, u in units of the lowest, clipped, is 1 or -1 (in onnxruntime on a CPU in half the time of Sign).
+        Where one is, u in halves of the lowest is 2 or more, of either sign: clipped it is 1 or -1, also in runtimes
+        that multiply by a reciprocal (in onnxruntime on a CPU in half the time of Sign).
         """
         seen = u if memory is None else sink.op("Max", u, memory)
         size = sink.op("Abs", seen)
@@ -64,5 +65,6 @@ class MultiThreshold(SoftReset):
             reached = emit_truth(sink, sink.op("GreaterOrEqual", size, level))
             more = reached if i < 2 else sink.op("Mul", reached, sink.constant(float(2 ** (i - 1))))
             k = sink.op("Add", k, more) if k else more
-        sign = sink.op("Clip", sink.op("Div", seen, levels[0]), sink.constant(-1.0), sink.constant(1.0))
+        half = sink.op("Mul", sink.constant(MIDDLE / 2), unit)
+        sign = sink.op("Clip", sink.op("Div", seen, half), sink.constant(-1.0), sink.constant(1.0))
         return sink.op("Mul", k, sign)
