@@ -143,8 +143,8 @@ HEAD = """# Reproduced
 Made by `tools/reproduce.py` from `docs/reproduced.jsonl`: networks that were trained for conversion (`models/`), with
 the published rule and with ours, on the 1,000 test images (of the digits 360); mean of the calibration seeds, +- their
 spread, and how many there are. *s*: seconds for a conversion with both evaluations, mean over the conversions of the
-row on 2 CPU cores that did other work too; those that ran on a GPU, several at a time, or without the second evaluation
-are left out.
+row on 2 CPU cores that did other work too, for which some were suspended; those that ran on a GPU, several at a time,
+or without the second evaluation are left out.
 
 The published rule takes 5 batches of 200 training images. Where activations state no thresholds, a quarter of the
 images is held back to choose them, which leaves three batches of 200 and one of 150. Rows that say so of networks that
