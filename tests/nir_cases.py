@@ -11,16 +11,11 @@ import pytest
 from helpers import eighths, make_plan, parse
 from networks import THRESHOLDS
 
-from ftbc_onnx.graph.normalise import normalise
-from ftbc_onnx.graph.sites import Network, find_network
+from ftbc_onnx.graph.sites import Network
 from ftbc_onnx.nir.losses import Loss, survey
 from ftbc_onnx.plan import SpikingPlan
 
 T = 4
-
-
-def network_of(model: onnx.ModelProto) -> Network:
-    return find_network(normalise(model).model)
 
 
 def mlp(**changes: str) -> onnx.ModelProto:

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers import constant, eighths, make_plan, parse
-from networks import residual
-from nir_cases import T, graph_of, kinds, losses, mlp, network_of, reread, stated
+from networks import network_of, residual
+from nir_cases import T, graph_of, kinds, losses, mlp, reread, stated
 
 from ftbc_onnx.neurons import NeuronSpec
 from ftbc_onnx.plan import SpikingPlan

@@ -11,8 +11,8 @@ import onnx
 import pytest
 from helpers import eighths, make_plan, parse
 from helpers import run as run_onnx
-from networks import residual
-from nir_cases import T, graph_of, losses, mlp, network_of, reread
+from networks import network_of, residual
+from nir_cases import T, graph_of, losses, mlp, reread
 from nir_semantics import run_nir
 
 from ftbc_onnx.graph.emit import emit

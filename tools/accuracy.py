@@ -25,7 +25,7 @@ from typing import Any
 
 import click
 import numpy as np
-from accuracy_page import WHOLE, write_page
+from accuracy_page import STEPS, THRESHOLDS, WHOLE, write_page
 from real_data import MOBILENET, SQUEEZENET, cifar, digits, imagenet, mnist
 from rich.console import Console
 from rich.progress import Progress
@@ -84,10 +84,6 @@ def _neuron(part: str, label: str, steps: int, seed: int = 0, *, samples: int = 
 
 
 SEEDS = (0, 1, 2)
-STEPS = (1, 2, 4, 8, 16, 32)
-THRESHOLDS = ("auto", "moments", "percentile", "max")
-"""The thresholds besides `mse`."""
-
 PUBLISHED: dict[str, Any] = {"rule": "paper", "calib_samples": 384, "batch_size": 128}
 """The published rule, with a bit less data than its 600 to 1,000 images."""
 
@@ -133,8 +129,8 @@ def cases() -> Iterator[Case]:
 
 def _grid(label: str, steps: int, seed: int) -> Iterator[Case]:
     """Every rule with every threshold, but for `solve` with `mse`, which is among the neurons, and `WHOLE` (all T)."""
-    yield from (_neuron("grid", label, steps, seed, threshold=name) for name in THRESHOLDS)
-    yield from _published(label, steps, seed, [name for name in ("mse", *THRESHOLDS) if name not in WHOLE])
+    yield from (_neuron("grid", label, steps, seed, threshold=name) for name in THRESHOLDS if name != "mse")
+    yield from _published(label, steps, seed, [name for name in THRESHOLDS if name not in WHOLE])
 
 
 def _published(label: str, steps: int, seed: int, thresholds: Iterable[str]) -> Iterator[Case]:

@@ -102,9 +102,11 @@ def convert(
     if calib_data is not None and options["random_data"]:
         raise ConfigError(f"--random-data goes without --calib-data '{calib_data}': leave one of them out")
     config = _config_of(threshold, percentile, options)
+    judged = bool(calib_data or eval_data or config.random_data)
+    refuse_without(["alpha"], config.rule == "paper", f"--rule paper, not with {config.rule}")
+    refuse_without(["energy_mac", "energy_ac"], config.counting, "--counting")
+    refuse_without(["energy_mac", "energy_ac"], judged, "--calib-data or --eval-data: nothing is counted without")
     refuse_without(["label_offset"], eval_data is not None, "--eval-data")
-    judged = calib_data or eval_data or config.random_data
-    refuse_without(["energy_mac", "energy_ac"], bool(judged), "--calib-data or --eval-data: nothing is counted without")
     target = output or default_output(model, config.steps)
     if target.is_file() and model.exists() and target.samefile(model):
         raise ConfigError(f"--output '{target}' is the input itself: choose another name")
@@ -145,7 +147,4 @@ def _config_of(threshold: str | None, percentile: float | None, options: dict[st
         if threshold not in (None, "percentile"):
             raise ConfigError(f"--percentile goes with --threshold percentile, not with {threshold}")
         options["percentile"] = percentile
-    config = ConvertConfig.from_options({"threshold": threshold, **options})
-    refuse_without(["alpha"], config.rule == "paper", f"--rule paper, not with {config.rule}")
-    refuse_without(["energy_mac", "energy_ac"], config.counting, "--counting")
-    return config
+    return ConvertConfig.from_options({"threshold": threshold, **options})
