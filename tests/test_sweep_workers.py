@@ -9,6 +9,8 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -119,15 +121,28 @@ def main():
     while not future.running():
         time.sleep(0.01)
     time.sleep(1.5)
-    pool = workers._pool
-    (process,) = pool._processes.values()
     workers.stop()
-    os.kill(process.pid, signal.SIGKILL)
     print("stopped")
 
 if __name__ == "__main__":
     main()
 """
+
+
+def test_nothing_of_a_pool_is_left_when_it_is_stopped() -> None:
+    """A thread of it that is still at work when the program ends may break it, after its last word."""
+    before = set(threading.enumerate())
+    workers = Processes(2)
+    asleep = [workers.submit(time.sleep, 600) for _ in range(3)]
+    while not asleep[0].running():
+        time.sleep(0.01)
+    processes = list(workers._pool._processes.values())
+    workers.stop()
+    assert set(threading.enumerate()) <= before
+    assert len(processes) == 2
+    assert not any(process.is_alive() for process in processes)
+    assert all(future.done() for future in asleep)
+    workers.stop()  # a second time does nothing
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="stops a process by a POSIX signal")

@@ -58,18 +58,22 @@ class Processes:
             return self._pool.submit(function, *arguments)
 
     def stop(self) -> None:
-        """End the processes.
+        """End the processes, and wait until the pool has noticed.
 
         One that is ended while it hands over a result leaves half of it in the pipe, and the pool would wait for the
-        other half for ever: it holds the pipe's other end open itself. So that is closed.
+        other half for ever: it holds the pipe's other end open itself. So that is closed. Where a program ends while
+        the pool's thread clears up, Python writes to a pipe that this thread may just have closed, and prints an
+        exception after everything else: so the thread is waited for.
         """
-        running = list((self._pool._processes or {}).values())  # gone once the pool is shut down
-        results = self._pool._result_queue
+        running = list((self._pool._processes or {}).values())  # all of this is gone once the pool is shut down
+        results, thread = self._pool._result_queue, self._pool._executor_manager_thread
         self._pool.shutdown(wait=False, cancel_futures=True)
         for process in running:
-            process.terminate()
+            process.kill()
         if results is not None:
             results._writer.close()  # type: ignore[attr-defined]
+        if thread is not None:
+            thread.join()  # type: ignore[attr-defined]
 
 
 @contextmanager
