@@ -22,7 +22,7 @@ from rich.console import Console
 from sweep_cases import calib, judged, net  # noqa: F401 - fixtures
 
 from ftbc_onnx import cli
-from ftbc_onnx.cli.sweep import print_sweep
+from ftbc_onnx.cli.sweep import _workers, print_sweep
 from ftbc_onnx.sweep import SweepResult
 
 
@@ -143,6 +143,16 @@ def test_mistakes_are_one_line(
     assert out == ""
     (line,) = err.splitlines()
     assert message in line
+
+
+@pytest.mark.parametrize(("allowed", "threads", "slots"), [(1, 1, 1), (3, 1, 3), (4, 2, 2), (1, 2, 1)])
+def test_as_many_workers_as_cores_that_may_be_used(
+    allowed: int, threads: int, slots: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a container, or under a scheduler of a cluster, these are fewer than the machine has."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(allowed)), raising=False)
+    with _workers(None, False, None, 0, {"threads": threads}) as workers:
+        assert workers.slots == slots
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGINT for a group of processes")

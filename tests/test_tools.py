@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -17,6 +16,7 @@ from networks import RELU, digits, network_of, random_plan
 
 from ftbc_onnx.graph.emit import emit
 from ftbc_onnx.neurons import NeuronSpec
+from ftbc_onnx.runtime import CPU
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +45,7 @@ def test_cases_are_measured_once_and_kept_as_they_come(jobs: int, tmp_path: Path
     accuracy.measure(cases, results, _measured, jobs)
     rows = accuracy.read(results)
     assert sorted(row["case"]["steps"] for row in rows) == [1, 2]
-    assert {row["threads"] for row in rows} == {None if jobs == 1 else max((os.cpu_count() or 1) // jobs, 1)}
+    assert {row["threads"] for row in rows} == {None if jobs == 1 else max(CPU.cores // jobs, 1)}
     failing = [accuracy.Case("part", "network", "label", steps) for steps in (3, 5, 6)]
     with pytest.raises(RuntimeError, match=r"no such case .*steps=3"):
         accuracy.measure([*cases, *failing], results, _measured, jobs)

@@ -31,6 +31,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from ftbc_onnx import convert
+from ftbc_onnx.runtime import CPU
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs" / "accuracy.jsonl"
@@ -243,7 +244,7 @@ def measure(cases: Iterable[Case], results: Path, measured: Callable[..., dict[s
     done = {json.dumps(row["case"], sort_keys=True) for row in read(results)}
     wanted = {case.key: case for case in cases}
     todo = [case for key, case in wanted.items() if key not in done]
-    threads = None if jobs == 1 else max((os.cpu_count() or 1) // jobs, 1)
+    threads = None if jobs == 1 else max(CPU.cores // jobs, 1)
     waiting, running, failed = iter(todo), dict[Future[dict[str, Any]], Case](), list[RuntimeError]()
     with (
         Progress(console=Console(stderr=True)) as bar,

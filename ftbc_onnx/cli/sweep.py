@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +18,7 @@ from ftbc_onnx.cli.screen import log, print_json, progress_bars, report_console,
 from ftbc_onnx.cli.values import preprocessing_of
 from ftbc_onnx.config import check_positive
 from ftbc_onnx.errors import ConfigError
+from ftbc_onnx.runtime import CPU
 from ftbc_onnx.sweep import Grid, Processes, Serial, SweepResult, Workers, run_sweep
 from ftbc_onnx.sweep.on_ray import RayWorkers
 from ftbc_onnx.sweep.pareto import share
@@ -39,7 +39,7 @@ from ftbc_onnx.sweep.pareto import share
     type=click.Path(path_type=Path),
     help="Where results are kept [default: MODEL.sweep.jsonl beside MODEL].",
 )
-@click.option("--workers", type=int, help="Processes [default: as many as cores and --threads allow].")
+@click.option("--workers", type=int, help="Processes [default: as many as --threads and the cores it may use allow].")
 @click.option("--threads", type=int, default=1, show_default=True, help="Of onnxruntime, per conversion.")
 @click.option("--ray", is_flag=True, help="Use Ray: a cluster of its own on this machine (extra 'ray').")
 @click.option("--ray-address", help="Use the Ray cluster there: auto, HOST:PORT, ray://HOST:PORT.")
@@ -118,7 +118,7 @@ def _workers(
             options["device"] = "cuda" if gpus else "cpu"
         workers = RayWorkers(address, None if count is None else count * threads, threads, gpus)
     else:
-        count = count or max((os.cpu_count() or 1) // threads, 1)
+        count = count or max(CPU.cores // threads, 1)
         workers = Serial() if count == 1 else Processes(count)
     try:
         yield workers
