@@ -20,7 +20,6 @@ from ftbc_onnx.data import DataSource, open_data, random_source
 from ftbc_onnx.energy import Constants, energy_of
 from ftbc_onnx.errors import ConfigError, DataError, ModelError, OutOfMemoryError
 from ftbc_onnx.evaluate import AnnRun, check_early_exit, evaluate, run_ann
-from ftbc_onnx.graph.classes import NodeClass
 from ftbc_onnx.graph.emit import choose_form, emit, emit_quick
 from ftbc_onnx.graph.emit.unrolled import Emitted, check_convertible
 from ftbc_onnx.graph.files import SourceModel, input_specs, load, save
@@ -223,7 +222,7 @@ def refuse(source: SourceModel, network: Network, strict: bool = False) -> None:
     if network.refusals:
         listed = "; ".join(map(str, network.refusals))
         raise ModelError(f"'{source.name}' cannot be converted, {len(network.refusals)} node(s) refused: {listed}")
-    mixed = [node for node in network.view.nodes if network.classes[node.name] is NodeClass.RATE_EXACT]
+    mixed = network.not_spiking
     if strict and mixed:
         listed = ", ".join(f"{node.op_type} '{node.name}'" for node in mixed)
         raise ModelError(f"--strict: {len(mixed)} node(s) of '{source.name}' are no spike arithmetic: {listed}")

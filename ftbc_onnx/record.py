@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from ftbc_onnx.distribution import distribution
-from ftbc_onnx.graph.classes import NodeClass
 from ftbc_onnx.graph.emit.unrolled import Emitted
 from ftbc_onnx.graph.fittable import fittable_layers
 from ftbc_onnx.job import Job
@@ -77,11 +76,7 @@ def describe(job: Job, planned: Planned, record: Mapping[str, Any]) -> dict[str,
         "selections": [selection.as_dict() for selection in planned.selections],
         "opset": job.network.view.opset,
         "normalisation": job.normalised.changes,
-        "rate_exact": [
-            {"node": node.name, "op_type": node.op_type}
-            for node in job.network.view.nodes
-            if job.network.classes[node.name] is NodeClass.RATE_EXACT
-        ],
+        "rate_exact": [{"node": node.name, "op_type": node.op_type} for node in job.network.not_spiking],
         "analog": [{"node": r.node, "op_type": r.op_type, "reason": r.reason} for r in job.network.analog],
         "node_classes": dict(Counter(kind.value for kind in job.network.classes.values())),
         "sites": [

@@ -23,6 +23,9 @@ def print_conversion(console: Console, report: Mapping[str, Any], verbose: bool 
     )
     if report["form"] != "unrolled" and report["options"]["form"] == "auto":
         _say(console, f"form {report['form']}: {report['form_because']} (--form takes another)")
+    for kind in ("float16", "double"):
+        if f"{kind}_to_float32" in report["normalisation"]:
+            _say(console, f"computed in float32, where the ANN has {kind}; inputs and outputs keep their types")
     layered = report["synchronous"]
     if layered is not None:
         _say(

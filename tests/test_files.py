@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from helpers import parse
+from helpers import numbers, parse, run
 from networks import RELU, TEST, inputs, residual
 from onnx import TensorProto, helper
 
@@ -127,6 +127,31 @@ class TestUnfit:
         model = residual()
         model.graph.node[3].input[0] = "nowhere"
         refused(model, "'residual' is not valid ONNX", "nowhere")
+
+    def test_nodes_in_any_order_are_sorted(self) -> None:
+        """onnxruntime takes them so, and its converter to float16 writes them so; the model given is left alone."""
+        text = """g (float[N,3] x, bool go) => (float[N,3] y) {
+            y = If (go) <then_branch = g1 () => (float[N,3] t) { t = Relu(u) u = Neg(b) },
+                         else_branch = g2 () => (float[N,3] e) { e = Relu(b) }>
+            c = Exp(x) b = Add(a, c) a = Neg(x) }"""
+        model = parse(text)
+        before = model.SerializeToString()
+        source = load(model)
+        onnx.checker.check_model(source.model)
+        assert [node.op_type for node in source.model.graph.node] == ["Exp", "Neg", "Add", "If"]
+        (branch,) = (a.g for a in source.model.graph.node[-1].attribute if a.name == "then_branch")
+        assert [node.op_type for node in branch.node] == ["Neg", "Relu"]
+        assert model.SerializeToString() == before
+        x = numbers(4, 3)
+        for go, sign in ((True, -1), (False, 1)):
+            found = run(source.model, {"x": x, "go": np.array(go)})["y"]
+            np.testing.assert_allclose(found, np.maximum(sign * (np.exp(x) - x), 0), rtol=1e-5)
+        assert load(source.model).model is source.model
+
+    def test_a_circle(self) -> None:
+        model = parse("g (float[N,3] x) => (float[N,3] y) { a = Add(x, b) c = Neg(x) b = Relu(a) y = Neg(c) }")
+        with pytest.raises(ModelError, match=r"is not valid ONNX: .*topologically sorted.*'b'"):
+            load(model)
 
     def test_unknown_operator(self) -> None:
         model = residual()

@@ -77,6 +77,13 @@ _MAXIMA = "MaxPool GlobalMaxPool ReduceMax ReduceMin Max Min Relu Clip Abs"
 MAXIMA = frozenset(_MAXIMA.split())
 """Rate-exact operators whose result is read as it is: of what they read they pick, and make nothing new."""
 
+_FLOAT_BYTES = {
+    onnx.TensorProto.DOUBLE: 8,
+    onnx.TensorProto.FLOAT: 4,
+    onnx.TensorProto.FLOAT16: 2,
+    onnx.TensorProto.BFLOAT16: 2,
+}
+
 RANDOM = {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
 CONTROL_FLOW = {"If", "Loop", "Scan", "SequenceMap"}
 
@@ -90,11 +97,19 @@ def classify(view: GraphView, node: onnx.NodeProto, temporal: set[str]) -> NodeC
     floats = all(view.is_float(node.input[i]) for i in positions) and all(
         view.is_float(name) for name in node.output if name
     )
-    if rule is None or not floats or not _keeps_linear(node):
+    if rule is None or not floats or not _keeps_linear(node) or is_last_cast(view, node):
         return NodeClass.RATE_EXACT
     allowed = rule.inputs is None or set(positions) <= set(rule.inputs)
     single = sum(i in rule.one for i in positions) <= 1
     return NodeClass.LINEAR if allowed and single else NodeClass.RATE_EXACT
+
+
+def is_last_cast(view: GraphView, node: onnx.NodeProto) -> bool:
+    """Whether a node only makes an output of less precision: steps are summed before it, not in float16."""
+    if node.op_type != "Cast" or node.output[0] not in view.output_names or node.output[0] in view.consumers:
+        return False
+    sizes = [_FLOAT_BYTES.get(view.elem_type(name), 0) for name in (node.input[0], node.output[0])]
+    return sizes[0] > sizes[1] > 0
 
 
 def _keeps_linear(node: onnx.NodeProto) -> bool:

@@ -7,7 +7,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ from ftbc_onnx.data import InputSpec
 from ftbc_onnx.errors import DataError, ModelError
 from ftbc_onnx.graph import weights
 from ftbc_onnx.graph.normalise import default_opset
+from ftbc_onnx.graph.order import in_order
 from ftbc_onnx.whole import written_whole
 
 OLDEST = 9
@@ -31,7 +32,10 @@ _MARK = "ftbc_onnx.version"
 
 @dataclass(frozen=True)
 class SourceModel:
-    """A user's model as it was read: the graph with its weights, a name for messages, and the SHA-256 of its bytes."""
+    """A user's model as it was read: the graph with its weights, a name for messages, and the SHA-256 of its bytes.
+
+    Nodes are in topological order, whatever order the file has.
+    """
 
     model: onnx.ModelProto
     name: str
@@ -54,6 +58,7 @@ def load(model: str | os.PathLike[str] | bytes | onnx.ModelProto) -> SourceModel
         source = SourceModel(_parse(model, "the bytes given"), "model", hashlib.sha256(model).hexdigest())
     else:
         source = _read(model)
+    source = replace(source, model=in_order(source.model))
     _check(source)
     return source
 

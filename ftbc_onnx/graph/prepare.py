@@ -5,6 +5,7 @@ from __future__ import annotations
 import onnx
 
 from ftbc_onnx.config import ConvertConfig
+from ftbc_onnx.graph.float32 import in_float32
 from ftbc_onnx.graph.half import halve
 from ftbc_onnx.graph.normalise import Normalised, normalise
 from ftbc_onnx.graph.scope import Scope
@@ -18,9 +19,28 @@ def prepare(model: onnx.ModelProto, config: ConvertConfig) -> tuple[Normalised, 
         ModelError: the opset cannot be changed, or a BatchNormalization is in training mode.
         ConfigError: the scope speaks of what the model does not have.
     """
-    normalised = normalise(model, config.opset)
+    normalised, network = _find(normalise(model, config.opset), config)
+    others = _other_types(network)
+    if others:
+        single, counts = in_float32(model, others)
+        plain = normalise(single, config.opset)
+        normalised, network = _find(Normalised(plain.model, {**counts, **plain.changes}), config)
     if config.float16:
         narrow, count = halve(normalised.model)
-        normalised = Normalised(narrow, {**normalised.changes, "float16": count})
+        normalised, network = _find(Normalised(narrow, {**normalised.changes, "float16": count}), config)
+    return normalised, network
+
+
+def _find(normalised: Normalised, config: ConvertConfig) -> tuple[Normalised, Network]:
     scope = Scope(config.include, config.exclude, config.until)
     return normalised, find_network(normalised.model, scope, config.smooth)
+
+
+def _other_types(network: Network) -> set[int]:
+    """Types that are computed in float32 instead: float16 wherever spikes lead, float64 where neurons would stand.
+
+    float64 elsewhere stays, as numbers between means, and bfloat16 is refused: onnxruntime cannot be fed with it.
+    """
+    half, double = onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE
+    behind = {network.view.elem_type(name) for name in network.temporal}
+    return (behind & {half}) | ({network.view.elem_type(site.current) for site in network.sites} & {half, double})

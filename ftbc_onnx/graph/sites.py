@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 
 import onnx
 
-from ftbc_onnx.graph.classes import ACTIVATIONS, MAXIMA, WEIGHTED, NodeClass, classify
+from ftbc_onnx.graph.classes import ACTIVATIONS, MAXIMA, WEIGHTED, NodeClass, classify, is_last_cast
 from ftbc_onnx.graph.rectifiers import find_rectifiers, make_site
 from ftbc_onnx.graph.refusals import refuse_node, refuse_site
 from ftbc_onnx.graph.scope import Scope
@@ -69,6 +69,12 @@ class Network:
     def entering(self, kind: str) -> dict[str, str]:
         """Name of the entry of every site that has one of a kind, by site."""
         return {entry.site.name: name for name, entry in self.entries.items() if entry.kind == kind}
+
+    @property
+    def not_spiking(self) -> list[onnx.NodeProto]:
+        """Nodes that are no spike arithmetic: those applied to means, but for the Cast of an output to its type."""
+        rates = (node for node in self.view.nodes if self.classes[node.name] is NodeClass.RATE_EXACT)
+        return [node for node in rates if not is_last_cast(self.view, node)]
 
     @property
     def static_batch(self) -> int | None:
