@@ -26,6 +26,9 @@ def print_conversion(console: Console, report: Mapping[str, Any], verbose: bool 
     for kind in ("float16", "double"):
         if f"{kind}_to_float32" in report["normalisation"]:
             _say(console, f"computed in float32, where the ANN has {kind}; inputs and outputs keep their types")
+    pairs = report["normalisation"].get("dequantise")
+    if pairs:
+        _say(console, f"{pairs} pairs of QuantizeLinear and DequantizeLinear left out: spikes round instead")
     layered = report["synchronous"]
     if layered is not None:
         _say(

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import onnx
 
 from ftbc_onnx.config import ConvertConfig
+from ftbc_onnx.graph.dequantise import dequantise
 from ftbc_onnx.graph.float32 import in_float32
 from ftbc_onnx.graph.half import halve
 from ftbc_onnx.graph.normalise import Normalised, normalise
@@ -19,16 +22,28 @@ def prepare(model: onnx.ModelProto, config: ConvertConfig) -> tuple[Normalised, 
         ModelError: the opset cannot be changed, or a BatchNormalization is in training mode.
         ConfigError: the scope speaks of what the model does not have.
     """
-    normalised, network = _find(normalise(model, config.opset), config)
+    normalised, network = _find(_plain(model, config), config)
     others = _other_types(network)
     if others:
         single, counts = in_float32(model, others)
-        plain = normalise(single, config.opset)
+        plain = _plain(single, config)
         normalised, network = _find(Normalised(plain.model, {**counts, **plain.changes}), config)
     if config.float16:
         narrow, count = halve(normalised.model)
         normalised, network = _find(Normalised(narrow, {**normalised.changes, "float16": count}), config)
     return normalised, network
+
+
+def _plain(model: onnx.ModelProto, config: ConvertConfig) -> Normalised:
+    """Normalised, without pairs of QuantizeLinear and DequantizeLinear."""
+    first = normalise(model, config.opset)
+    single, count = dequantise(first.model)
+    if not count:
+        return first
+    second = normalise(single)
+    changes = Counter(first.changes)
+    changes.update(second.changes)
+    return Normalised(second.model, {"dequantise": count, **changes})
 
 
 def _find(normalised: Normalised, config: ConvertConfig) -> tuple[Normalised, Network]:

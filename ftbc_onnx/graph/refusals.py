@@ -20,6 +20,8 @@ def refuse_node(view: GraphView, node: onnx.NodeProto, kind: NodeClass, temporal
     touches = set(node_inputs(node)) & set(temporal)
     if node.domain not in ("", "ai.onnx"):
         reason = f"it is of the domain '{node.domain}', and only standard operators are emitted"
+        if node.op_type.startswith("QLinear"):
+            reason += " (a network quantised in the QDQ format has standard operators)"
     elif kind is not NodeClass.STATIC and (node.op_type in RANDOM or _drops(view, node)):
         reason = "its output is random"
     elif touches and node.op_type in CONTROL_FLOW:

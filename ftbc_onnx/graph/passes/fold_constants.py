@@ -3,7 +3,8 @@
 Before: y = f(c1, c2, ...) with every input constant, or Shape of a tensor whose axes are all known, or Gather or Slice
 of the known part of a Shape. After: y is an initializer. ONNX's reference operators do the computing.
 
-Left alone: random ops, control flow, and results that would make the file much larger than their inputs do.
+Left alone: random ops, control flow, and results that would make the file much larger than their inputs do (but for
+weights that were quantised).
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ _LEFT_ALONE = {
     "Loop",
     "Scan",
 }
+_FIRST_REFERENCE = {"DequantizeLinear": 19, "QuantizeLinear": 19}
+"""Operators whose reference begins with a later opset, which means the same by them as those before."""
+
 _LARGE = 1 << 20  # bytes: a folded result larger than this must not be larger than its inputs
 
 
@@ -112,9 +116,8 @@ def _run(graph: gs.Graph, node: gs.Node) -> list[np.ndarray] | None:
     inputs = [constant_value(tensor) for tensor in node.inputs if tensor.name]
     clone = gs.Node(node.op, name="folded", attrs=dict(node.attrs), inputs=list(node.inputs))
     clone.outputs = [gs.Variable(tensor.name, dtype=tensor.dtype) for tensor in node.outputs]
-    single = gs.Graph(
-        nodes=[clone], outputs=list(clone.outputs), opset=graph.opset, import_domains=graph.import_domains
-    )
+    opset = max(graph.opset, _FIRST_REFERENCE.get(node.op, 0))
+    single = gs.Graph(nodes=[clone], outputs=list(clone.outputs), opset=opset)
     try:
         model = gs.export_onnx(single, do_type_check=False)
         model.ir_version = min(model.ir_version, onnx.IR_VERSION)
@@ -124,4 +127,5 @@ def _run(graph: gs.Graph, node: gs.Node) -> list[np.ndarray] | None:
     finally:
         clone.inputs.clear()
     size, budget = sum(v.nbytes for v in values), sum(v.nbytes for v in inputs if v is not None)
-    return values if size <= max(_LARGE, budget) else None
+    weights = node.op == "DequantizeLinear"  # layers want them as numbers, and 4 or 8 times as many bytes are fine
+    return values if weights or size <= max(_LARGE, budget) else None

@@ -1,0 +1,221 @@
+"""Quantised networks in the QDQ format: what a pair of QuantizeLinear and DequantizeLinear becomes, by its place."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from helpers import numbers, ops, parse, run
+from networks import RELU, digits
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
+from rich.console import Console
+
+from ftbc_onnx import ConvertConfig, ModelError, VerificationError, convert
+from ftbc_onnx.graph.dequantise import dequantise
+from ftbc_onnx.graph.normalise import normalise
+from ftbc_onnx.graph.prepare import prepare
+from ftbc_onnx.graph.sites import Network
+from ftbc_onnx.report import print_conversion
+
+SCALE = np.float32(0.03)
+WEIGHTS = {"w": numbers(6, 3, 3, 3, scale=0.3), "b": numbers(6), "m": numbers(6, 4), "scale": SCALE}
+LOW, HIGH, MIDDLE = np.uint8(0), np.int8(-128), np.uint8(128)
+
+
+def pair(read: str, made: str) -> str:
+    """A pair with `scale` and `zero`."""
+    return f"{made}_q = QuantizeLinear({read}, scale, zero) {made} = DequantizeLinear({made}_q, scale, zero)"
+
+
+def model_of(
+    body: str, zero: np.ndarray | np.generic = LOW, opset: int = 17, **constants: np.ndarray
+) -> onnx.ModelProto:
+    """x [N,3,5,5] to y, by way of c = Conv(x) and p [N,6,5,5], what a body makes of it."""
+    text = f"""g (float[N,3,5,5] x) => (float[N,4] y) {{ c = Conv <pads = [1,1,1,1]> (x, w, b) {body}
+        g = GlobalAveragePool(p) f = Flatten(g) y = Gemm(f, m) }}"""
+    return parse(text, opset=opset, **{**WEIGHTS, "zero": np.asarray(zero), **constants})
+
+
+def network_of(model: onnx.ModelProto) -> tuple[Network, dict[str, int]]:
+    normalised, network = prepare(model, ConvertConfig(steps=2))
+    assert not network.refusals
+    return network, normalised.changes
+
+
+class TestAPair:
+    @pytest.mark.parametrize("zero", [LOW, HIGH], ids=["uint8", "int8"])
+    def test_that_bounds_at_zero_is_a_rectifier_with_a_ceiling(self, zero: np.generic) -> None:
+        """As onnxruntime's quantiser writes it, which drops the Relu."""
+        network, changes = network_of(model_of(pair("c", "p"), zero))
+        (site,) = network.sites
+        assert (site.op_type, site.current) == ("Clip", "c")
+        assert site.ceiling == pytest.approx(255 * SCALE)
+        assert changes["dequantise"] == 1
+
+    @pytest.mark.parametrize("zero", [np.int8(0), LOW, MIDDLE], ids=["int8", "uint8 at 0", "uint8"])
+    def test_behind_a_relu_gives_it_a_ceiling(self, zero: np.generic) -> None:
+        """As TensorRT's tools write it."""
+        network, _ = network_of(model_of(f"r = Relu(c) {pair('r', 'p')}", zero))
+        (site,) = network.sites
+        top = np.iinfo(zero.dtype).max - int(zero)
+        assert site.ceiling == pytest.approx(top * SCALE)
+
+    def test_behind_a_clip(self) -> None:
+        network, _ = network_of(
+            model_of(f"r = Clip(c, low, six) {pair('r', 'p')}", low=np.float32(0), six=np.float32(6))
+        )
+        (site,) = network.sites
+        assert site.ceiling == pytest.approx(6)
+
+    @pytest.mark.parametrize(
+        "body",
+        [
+            f"{pair('x', 'u')} d = Conv <pads = [1,1,1,1]> (u, w, b) p = Relu(d)",
+            f"r = Relu(c) k = AveragePool <kernel_shape = [2,2]> (r) {pair('k', 'p')}",
+            f"r = Relu(c) k = Pad(r, by) {pair('k', 'p')}",
+            f"r = Relu(c) k = Pad(r, by, scale) {pair('k', 'p')}",
+            f"r = Relu(c) k = Concat <axis = 1> (r, r) h = Slice(k, start, end, start) {pair('h', 'p')}",
+            f"r = Relu(c) k = Softmax(c) h = Mul(r, k) {pair('h', 'p')}",
+            f"r = Relu(c) k = Sub(r, c) s = Mul(k, k) h = Add(s, r) {pair('h', 'p')}",
+            f"r = Relu(c) k = Sub(r, c) s = Pow(k, two) {pair('s', 'p')}",
+            f"r = Relu(c) {pair('r', 'k')} p = Add(r, k)",
+        ],
+        ids=["input", "pool", "pad", "pad by a number", "concat", "softmax", "square", "power", "read twice"],
+    )
+    def test_of_what_is_not_negative_is_nothing(self, body: str) -> None:
+        constants = {"by": np.array([0, 0, 1, 1, 0, 0, 1, 1]), "start": np.array([1]), "end": np.array([7])}
+        network, changes = network_of(model_of(body, two=np.float32(2), **constants))
+        assert changes["dequantise"] == 1
+        assert [site.op_type for site in network.sites if not site.signed] == ["Relu"]
+        assert not {"Clip", "QuantizeLinear", "DequantizeLinear"} & set(ops(network.view.model))
+
+    @pytest.mark.parametrize("body", [f"{pair('c', 'k')} p = Relu(k)", f"r = Relu(c) a = Add(r, c) {pair('a', 'p')}"])
+    def test_of_both_signs_is_nothing(self, body: str) -> None:
+        network, changes = network_of(model_of(body, MIDDLE))
+        assert changes["dequantise"] == 1
+        assert [site.op_type for site in network.sites if not site.signed] == ["Relu"]
+        assert "Clip" not in ops(network.view.model)
+
+    def test_of_a_sum_that_may_be_negative_is_a_rectifier(self) -> None:
+        network, _ = network_of(model_of(f"r = Relu(c) a = Add(r, c) {pair('a', 'p')}"))
+        assert [site.op_type for site in network.sites] == ["Relu", "Clip"]
+
+    @pytest.mark.parametrize("before", ["", "r = Relu(c)"], ids=["alone", "behind a Relu"])
+    @pytest.mark.parametrize(("kind", "least", "levels"), [("UINT4", 0, 15), ("INT4", -8, 15), ("INT4", 0, 7)])
+    def test_of_few_levels_is_qcfs(self, kind: str, least: int, levels: int, before: str) -> None:
+        """A network is trained for them: thresholds and levels are stated."""
+        read = "r" if before else "c"
+        model = model_of(f"{before} {pair(read, 'p')}", opset=21)
+        (zero,) = (tensor for tensor in model.graph.initializer if tensor.name == "zero")
+        zero.CopyFrom(onnx.helper.make_tensor("zero", getattr(onnx.TensorProto, kind), [], [least]))
+        network, _ = network_of(model)
+        if levels == 7 and not before:  # both signs
+            assert not network.sites
+            return
+        (site,) = network.sites
+        assert (site.levels, site.current) == (levels, "c")
+        np.testing.assert_allclose(site.threshold, levels * SCALE, rtol=1e-6)
+        x = numbers(8, 3, 5, 5)
+        expected = run(model, {"x": x}, optimise=False)["y"]  # onnxruntime takes 0 for the least number of int4
+        np.testing.assert_allclose(run(network.view.model, {"x": x})["y"], expected, atol=1e-5)
+
+    def test_may_have_several_readers(self) -> None:
+        body = f"{pair('c', 'k')} l = DequantizeLinear(k_q, scale, zero) p = Add(k, l)"
+        network, changes = network_of(model_of(body))
+        assert changes["dequantise"] == 1
+        assert [site.op_type for site in network.sites] == ["Clip"]
+
+    def test_rounds_no_more_than_it_did(self) -> None:
+        model = model_of(f"{pair('c', 'k')} n = Neg(k) a = Add(c, n) r = Relu(a) p = Add(k, r)")
+        first = normalise(model).model
+        single, count = dequantise(first)
+        assert count == 1
+        onnx.checker.check_model(single, full_check=True)
+        x = numbers(8, 3, 5, 5, scale=0.5)
+        gap = np.abs(run(single, {"x": x})["y"] - run(model, {"x": x})["y"]).max()
+        assert 0 < gap < 6 * np.abs(WEIGHTS["m"]).max() * SCALE
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "q = QuantizeLinear(c, scale, zero) p = DequantizeLinear(q, other, zero)",
+        "q = QuantizeLinear(c, scale, zero) i = Cast <to = 6> (q) p = DequantizeLinear(i, scale)",
+        "q = QuantizeLinear <axis = 1> (c, scales, zeros) p = DequantizeLinear <axis = 1> (q, scales, zeros)",
+        "s = ReduceMax <keepdims = 0> (c) a = Abs(s) q = QuantizeLinear(c, a, zero) p = DequantizeLinear(q, a, zero)",
+    ],
+    ids=["other scale", "other reader", "scale per channel", "scale that is computed"],
+)
+def test_what_is_no_pair_stays(body: str) -> None:
+    constants = {"other": np.float32(0.1), "scales": np.full(6, SCALE), "zeros": np.zeros(6, np.uint8)}
+    model = normalise(model_of(body, **constants)).model
+    same, count = dequantise(model)
+    assert count == 0
+    assert same is model
+
+
+def test_weights_are_numbers_before_anything_else() -> None:
+    """Large ones, too, which take four times the bytes then, and of opsets that the reference does not begin with."""
+    body = "u = DequantizeLinear <axis = 0> (v, s, z) k = Gemm(f, u)"
+    text = f"g (float[N,600] f) => (float[N,600] k) {{ {body} }}"
+    v = np.random.default_rng(0).integers(-127, 128, (600, 600)).astype(np.int8)
+    s = np.linspace(0.01, 0.02, 600, dtype=np.float32)
+    model = parse(text, opset=13, v=v, s=s, z=np.zeros(600, np.int8))
+    normalised = normalise(model)
+    assert normalised.changes["fold_constants"] == 1
+    assert ops(normalised.model) == ["Gemm"]
+    x = numbers(2, 600)
+    np.testing.assert_allclose(run(normalised.model, {"f": x})["k"], run(model, {"f": x})["k"], rtol=1e-4, atol=1e-3)
+
+
+class Reader(CalibrationDataReader):  # type: ignore[misc]
+    """Calibration images for onnxruntime's quantiser."""
+
+    def __init__(self) -> None:
+        images = digits("calibration", 64)[0]
+        self._batches: Iterator[dict[str, np.ndarray]] = iter([{"image": images[i : i + 16]} for i in range(0, 64, 16)])
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        return next(self._batches, None)
+
+
+def quantised(folder: Path, form: QuantFormat) -> Path:
+    """The digits network in 8 bits, as onnxruntime writes it."""
+    logging.disable(logging.WARNING)  # that it might be preprocessed
+    try:
+        quantize_static(RELU, folder / "quantised.onnx", Reader(), quant_format=form, per_channel=True)
+    finally:
+        logging.disable(logging.NOTSET)
+    return folder / "quantised.onnx"
+
+
+@pytest.mark.parametrize("form", ["fused", "unrolled", "folded", "loop"])
+def test_a_network_in_8_bits(form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images, labels = digits("test", 60)
+    path = quantised(tmp_path, QuantFormat.QDQ)
+    assert "Relu" not in ops(onnx.load(path))
+    result = convert(path, digits("calibration", 64)[0], eval_data=(images, labels), steps=4, form=form)
+    assert len(result.plan.sites) == 4
+    assert result.report["verification"]["bitwise"]
+    assert result.report["evaluation"]["ann_accuracy"] >= 95
+    assert result.report["evaluation"]["accuracy"][-1] >= 95
+    assert not {"QuantizeLinear", "DequantizeLinear"} & set(ops(result.model))
+    print_conversion(Console(width=200), result.report)
+    said = "pairs of QuantizeLinear and DequantizeLinear left out: spikes round instead\n"
+    assert said in capsys.readouterr().out
+
+
+def test_other_formats_are_refused_with_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(
+        ModelError, match=r"QLinear\w+ .*\(a network quantised in the QDQ format has standard operators\)"
+    ):
+        convert(quantised(tmp_path, QuantFormat.QOperator), digits("calibration", 64)[0], steps=2)
+    text = """g (float[N,3,5,5] x) => (float[N,4] y) { q, s, z = DynamicQuantizeLinear(x) d = DequantizeLinear(q, s, z)
+        c = Conv <pads = [1,1,1,1]> (d, w, b) r = Relu(c) g = GlobalAveragePool(r) f = Flatten(g) y = Gemm(f, m) }"""
+    said = r"DynamicQuantizeLinear '.*' has one scale for all of them\); quantise it with fixed scales"
+    with pytest.raises(VerificationError, match=said):
+        convert(parse(text, **WEIGHTS), numbers(32, 3, 5, 5) * np.float32([[[[1]]], [[[1000]]]] * 16), steps=2)
