@@ -123,6 +123,12 @@ class TestAPair:
         expected = run(model, {"x": x}, optimise=False)["y"]  # onnxruntime takes 0 for the least number of int4
         np.testing.assert_allclose(run(network.view.model, {"x": x})["y"], expected, atol=1e-5)
 
+    def test_before_a_batch_normalization_lets_it_into_the_layer(self) -> None:
+        body = f"{pair('c', 'k')} n = BatchNormalization(k, ones, b, b, ones) {pair('n', 'l')} p = Relu(l)"
+        network, changes = network_of(model_of(body, MIDDLE, ones=np.ones(6, np.float32)))
+        assert (changes["dequantise"], changes["fold_batchnorm"]) == (2, 1)
+        assert ops(network.view.model) == ["Conv", "Relu", "GlobalAveragePool", "Flatten", "Gemm"]
+
     def test_may_have_several_readers(self) -> None:
         body = f"{pair('c', 'k')} l = DequantizeLinear(k_q, scale, zero) p = Add(k, l)"
         network, changes = network_of(model_of(body))

@@ -6,6 +6,8 @@ With g = scale / sqrt(var + epsilon) and h = bias - mean * g, inference BatchNor
    y = Conv(z, g*W, g*c + h), with g along the output channels of W.
 2. otherwise, where the number of axes is known: y = Add(Mul(x, g), h), g and h as [1, C, 1, 1].
 
+Behind a DequantizeLinear it stays: a layer may stand before the pair (`ftbc_onnx.graph.dequantise`).
+
 ``training_mode=1`` (below opset 14: more than one output) is refused: its output depends on the batch.
 """
 
@@ -37,6 +39,9 @@ def fold_batchnorm(graph: gs.Graph) -> int:
                 f"BatchNormalization '{node.name}' is in training mode (training_mode=1), so its output depends on "
                 "the batch: export the model in evaluation mode"
             )
+        maker = producer(node.inputs[0])
+        if maker is not None and maker.op == "DequantizeLinear":
+            continue
         parameters = [constant_value(tensor) for tensor in node.inputs[1:5]]
         if any(value is None for value in parameters):
             continue
