@@ -11,6 +11,7 @@ from ftbc_onnx.graph.dequantise import dequantise
 from ftbc_onnx.graph.float32 import in_float32
 from ftbc_onnx.graph.half import halve
 from ftbc_onnx.graph.normalise import Normalised, normalise
+from ftbc_onnx.graph.qoperators import plain_operators
 from ftbc_onnx.graph.scope import Scope
 from ftbc_onnx.graph.sites import Network, find_network
 
@@ -35,15 +36,15 @@ def prepare(model: onnx.ModelProto, config: ConvertConfig) -> tuple[Normalised, 
 
 
 def _plain(model: onnx.ModelProto, config: ConvertConfig) -> Normalised:
-    """Normalised, without pairs of QuantizeLinear and DequantizeLinear."""
-    first = normalise(model, config.opset)
-    single, count = dequantise(first.model)
-    if not count:
-        return first
-    second = normalise(single)
-    changes = Counter(first.changes)
-    changes.update(second.changes)
-    return Normalised(second.model, {"dequantise": count, **changes})
+    """Normalised, without quantised operators and pairs of QuantizeLinear and DequantizeLinear."""
+    plain = normalise(model, config.opset)
+    for rewrite in (plain_operators, dequantise):
+        changed, count = rewrite(plain.model)
+        if count:
+            again = normalise(changed)
+            changes = Counter(plain.changes) + Counter(again.changes)
+            plain = Normalised(again.model, {rewrite.__name__: count, **changes})
+    return plain
 
 
 def _find(normalised: Normalised, config: ConvertConfig) -> tuple[Normalised, Network]:
