@@ -11,7 +11,7 @@ import onnx
 import pytest
 from helpers import numbers, ops, parse, run
 from networks import RELU, digits
-from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from rich.console import Console
 
 from ftbc_onnx import ConvertConfig, ModelError, VerificationError, convert
@@ -189,11 +189,18 @@ class Reader(CalibrationDataReader):  # type: ignore[misc]
         return next(self._batches, None)
 
 
-def quantised(folder: Path, form: QuantFormat) -> Path:
-    """The digits network in 8 bits, as onnxruntime writes it."""
+def quantised(folder: Path, form: QuantFormat, kind: QuantType = QuantType.QUInt8, own: bool = False) -> Path:
+    """The digits network in 8 or 16 bits, as onnxruntime writes it; with pairs of its own domain, if asked."""
     logging.disable(logging.WARNING)  # that it might be preprocessed
+    options = {"UseQDQContribOps": own}
     try:
-        quantize_static(RELU, folder / "quantised.onnx", Reader(), quant_format=form, per_channel=True)
+        quantize_static(
+            *(RELU, folder / "quantised.onnx", Reader()),
+            quant_format=form,
+            per_channel=True,
+            activation_type=kind,
+            extra_options=options,
+        )
     finally:
         logging.disable(logging.NOTSET)
     return folder / "quantised.onnx"
@@ -224,6 +231,15 @@ def test_a_network_in_8_bits(
     print_conversion(Console(width=200), result.report)
     said = "pairs of QuantizeLinear and DequantizeLinear left out: spikes round instead\n"
     assert said in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", [QuantType.QUInt8, QuantType.QUInt16])
+def test_pairs_of_the_domain_of_onnxruntime(kind: QuantType, tmp_path: Path) -> None:
+    path = quantised(tmp_path, QuantFormat.QDQ, kind, own=True)
+    assert "com.microsoft" in {node.domain for node in onnx.load(path).graph.node}
+    result = convert(path, digits("calibration", 64)[0], steps=2, neuron="if", strict=True)
+    assert [site.op_type for site in result.plan.sites] == ["Clip"] * 4
+    assert {node.domain for node in result.model.graph.node} == {""}
 
 
 def test_what_is_not_read_is_refused_with_what_to_do() -> None:

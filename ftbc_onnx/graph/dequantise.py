@@ -87,7 +87,7 @@ def _pair_of(view: GraphView, node: onnx.NodeProto) -> _Pair | None:
         return None
     readers = view.consumers.get(node.output[0], [])
     numbers = _numbers(view, node)
-    if numbers is None or not readers or view.elem_type(node.input[0]) != onnx.TensorProto.FLOAT:
+    if numbers is None or not readers or view.elem_type(node.input[0]) not in (0, onnx.TensorProto.FLOAT):
         return None
     if any(r.op_type != "DequantizeLinear" or r.domain or _numbers(view, r) != numbers for r in readers):
         return None

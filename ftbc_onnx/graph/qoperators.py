@@ -48,6 +48,7 @@ _OPERATORS = {
     "QLinearSoftmax": _Quantised("Softmax", (0,), 3),
 }
 _MOVES = frozenset("Expand Flatten Gather Identity MaxPool Reshape Slice Squeeze Tile Transpose Unsqueeze".split())
+_ONNXRUNTIME = "com.microsoft"
 _OWN = {"channels_last": 0, "opset": None, "alpha": 1.0}
 """Attributes that plain operators do not have, and the values that they may be left out with (None: any)."""
 
@@ -99,7 +100,16 @@ class _Writer:
         else:
             if node.op_type == "QuantizeLinear":
                 self._units[node.output[0]] = list(node.input[1:3])
-            self.nodes.append(node)
+            self._keep(node)
+
+    def _keep(self, node: onnx.NodeProto) -> None:
+        """The node itself; a pair of onnxruntime's domain (for 16 bits before opset 21) in the default one."""
+        self.nodes.append(node)
+        if node.domain == _ONNXRUNTIME and node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            self.nodes[-1] = onnx.NodeProto()
+            self.nodes[-1].CopyFrom(node)
+            self.nodes[-1].domain = ""
+            self.count += 1
 
     def _is_plain(self, node: onnx.NodeProto, kind: _Quantised) -> bool:
         """Whether the plain operator means the same."""

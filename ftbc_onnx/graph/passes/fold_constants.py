@@ -27,7 +27,7 @@ _LEFT_ALONE = {
     "Loop",
     "Scan",
 }
-_FIRST_REFERENCE = {"DequantizeLinear": 19, "QuantizeLinear": 19}
+_FIRST_REFERENCE = {"DequantizeLinear": 21, "QuantizeLinear": 21}
 """Operators whose reference begins with a later opset, which means the same by them as those before."""
 
 _LARGE = 1 << 20  # bytes: a folded result larger than this must not be larger than its inputs
