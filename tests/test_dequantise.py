@@ -123,6 +123,32 @@ class TestAPair:
         expected = run(model, {"x": x}, optimise=False)["y"]  # onnxruntime takes 0 for the least number of int4
         np.testing.assert_allclose(run(network.view.model, {"x": x})["y"], expected, atol=1e-5)
 
+    @pytest.mark.parametrize("before", ["", "r = Relu(c)"], ids=["alone", "behind a Relu"])
+    @pytest.mark.parametrize(("top", "levels"), [(3, 3), (15, 15), (63, None)])
+    def test_with_a_clip_between(self, top: int, levels: int | None, before: str) -> None:
+        """Fewer bits than a type has, as Brevitas writes them (QCDQ)."""
+        body = f"""{before} q = QuantizeLinear({"r" if before else "c"}, scale, zero) k = Clip(q, zero, top)
+            p = DequantizeLinear(k, scale, zero)"""
+        model = model_of(body, top=np.uint8(top))
+        network, changes = network_of(model)
+        assert changes["dequantise"] == 1
+        (site,) = network.sites
+        assert site.levels == levels
+        if levels is None:
+            assert site.ceiling == pytest.approx(top * SCALE)
+        else:
+            np.testing.assert_allclose(site.threshold, top * SCALE, rtol=1e-6)
+        x = numbers(8, 3, 5, 5)
+        expected = run(model, {"x": x}, optimise=False)["y"]
+        close = 1e-5 if levels else 4 * SCALE
+        np.testing.assert_allclose(run(network.view.model, {"x": x})["y"], expected, atol=close)
+
+    def test_with_a_clip_to_a_range_that_is_computed_stays(self) -> None:
+        body = """m = ReduceMax <keepdims = 0> (c) n = Cast <to = 2> (m) q = QuantizeLinear(c, scale, zero)
+            k = Clip(q, zero, n) p = DequantizeLinear(k, scale, zero)"""
+        model = normalise(model_of(body)).model
+        assert dequantise(model) == (model, 0)
+
     def test_before_a_batch_normalization_lets_it_into_the_layer(self) -> None:
         body = f"{pair('c', 'k')} n = BatchNormalization(k, ones, b, b, ones) {pair('n', 'l')} p = Relu(l)"
         network, changes = network_of(model_of(body, MIDDLE, ones=np.ones(6, np.float32)))

@@ -48,6 +48,7 @@ class _Pair:
     Attributes:
         node: the QuantizeLinear.
         readers: the DequantizeLinears.
+        between: a Clip between them, for fewer bits than a type has.
         scale: s.
         low: in units of s.
         high: in units of s.
@@ -55,6 +56,7 @@ class _Pair:
 
     node: onnx.NodeProto
     readers: tuple[onnx.NodeProto, ...]
+    between: tuple[onnx.NodeProto, ...]
     scale: np.float32
     low: int
     high: int
@@ -70,7 +72,7 @@ def dequantise(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
     work.CopyFrom(model)
     del work.graph.node[:]
     positive = _not_negative(view, pairs)
-    gone = {reader.name for pair in pairs.values() for reader in pair.readers}
+    gone = {node.name for pair in pairs.values() for node in (*pair.between, *pair.readers)}
     for node in view.nodes:
         if node.name in pairs:
             nodes, constants = _replacement(view, pairs[node.name], positive)
@@ -83,17 +85,32 @@ def dequantise(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
 
 def _pair_of(view: GraphView, node: onnx.NodeProto) -> _Pair | None:
     """The pair that a QuantizeLinear with one scale makes with all that read it, or None."""
-    if node.op_type != "QuantizeLinear" or node.domain or node.output[0] in view.output_names:
+    numbers = _numbers(view, node) if node.op_type == "QuantizeLinear" and not node.domain else None
+    if numbers is None or view.elem_type(node.input[0]) not in (0, onnx.TensorProto.FLOAT):
         return None
-    readers = view.consumers.get(node.output[0], [])
-    numbers = _numbers(view, node)
-    if numbers is None or not readers or view.elem_type(node.input[0]) not in (0, onnx.TensorProto.FLOAT):
+    scale, zero, kind = numbers
+    (low, high), quantised = _RANGES[kind], node.output[0]
+    clip = view.sole_consumer(quantised)
+    if clip is not None and clip.op_type == "Clip":
+        low, high, quantised = _clipped(view, clip, low, high)
+    readers = view.consumers.get(quantised, [])
+    if not readers or quantised in view.output_names or high <= low:
         return None
     if any(r.op_type != "DequantizeLinear" or r.domain or _numbers(view, r) != numbers for r in readers):
         return None
-    scale, zero, kind = numbers
-    low, high = (limit - zero for limit in _RANGES[kind])
-    return _Pair(node, tuple(readers), scale, low, high)
+    between = () if clip is None or clip.op_type != "Clip" else (clip,)
+    return _Pair(node, tuple(readers), between, scale, low - zero, high - zero)
+
+
+def _clipped(view: GraphView, clip: onnx.NodeProto, low: int, high: int) -> tuple[int, int, str]:
+    """What a Clip of quantised numbers leaves of their range, and its output; an empty range if it is not known."""
+    bounds = [low, high]
+    for number, name in enumerate(clip.input[1:3]):
+        value = view.constant(name) if name else np.array(bounds[number])
+        if value is None or value.size != 1:
+            return high, low, clip.output[0]
+        bounds[number] = (max, min)[number](bounds[number], int(value.item()))
+    return bounds[0], bounds[1], clip.output[0]
 
 
 def _numbers(view: GraphView, node: onnx.NodeProto) -> tuple[np.float32, int, int] | None:
