@@ -28,7 +28,7 @@ def print_conversion(console: Console, report: Mapping[str, Any], verbose: bool 
             _say(console, f"computed in float32, where the ANN has {kind}; inputs and outputs keep their types")
     pairs = report["normalisation"].get("dequantise")
     if pairs:
-        _say(console, f"{pairs} pairs of QuantizeLinear and DequantizeLinear left out: spikes round instead")
+        _say(console, f"QuantizeLinear and DequantizeLinear taken out in {pairs} place(s): spikes round instead")
     layered = report["synchronous"]
     if layered is not None:
         _say(

@@ -198,7 +198,7 @@ class Session:
             if newest is not None:
                 why = f"it takes opset {newest[1]} at most: export the model with an older opset"
             if "NOT_IMPLEMENTED" in why:
-                why += " (for its element types, that is: export the model in float32)"
+                why += " (of these element types, perhaps: export the model in float32)"
             refusal = ModelError(f"onnxruntime {ort.__version__} does not take the model: {why}")
             raise _no_room(error, device, "opening the model") or refusal from error
         active = self._session.get_providers()

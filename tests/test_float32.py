@@ -199,7 +199,7 @@ def test_an_ann_that_onnxruntime_does_not_run() -> None:
     """It has no Conv of float64 on a CPU; the line says what to do."""
     text = MIXED.partition("h = ")[0].replace("float[", "double[").replace("KIND", "double") + "y = Neg(f) }"
     model = parse(text, **{name: value.astype(float) for name, value in WEIGHTS.items()})
-    with pytest.raises(ModelError, match=r"Conv\(11\).*for its element types, that is: export the model in float32"):
+    with pytest.raises(ModelError, match=r"Conv\(11\).*of these element types, perhaps: export the model in float32"):
         convert(model, numbers(64, 3, 5, 5).astype(float), steps=2)
 
 

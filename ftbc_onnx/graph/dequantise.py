@@ -2,25 +2,30 @@
 
     d = DequantizeLinear(QuantizeLinear(x, s, z), s, z) = s * clip(round(x/s), low, high)    low..high: -z and on
 
-Quantisers leave out a rectifier where z makes low zero: the pair is the rectifier then. With r = s*high, a pair becomes
+Quantisers leave out a rectifier where z makes low zero, and any Clip: the pair is the activation then. It becomes
 
-* Clip(x, 0, r) where it bounds x from below at 0, or stands alone behind a Relu, which then has this ceiling;
-* QCFS with L = high levels and theta = r in these places, if there are 15 levels or fewer, so that they matter;
-* nothing elsewhere: x is not negative there anyway, or has both signs, and rounding and range only make it worse.
+* Clip(x, 0, s*high) where it bounds x from below at 0, or stands alone behind a Relu, which then has this ceiling;
+* QCFS with L = high levels and theta = s*high, if low is 0 and there are 15 levels or fewer: they matter;
+* Clip(x, s*low, s*high) with both signs, if there are 16 levels or fewer, or if it alone stands between two layers;
+* nothing elsewhere: x is not negative there anyway, or what follows is an activation.
 
 Weights and biases are constants by then: normalisation has multiplied them by their scales.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from ftbc_onnx.graph.view import GraphView
+from ftbc_onnx.graph.classes import WEIGHTED
+from ftbc_onnx.graph.view import FreeNames, GraphView
+
+DOMAINS = ("", "com.microsoft")
+"""Of QuantizeLinear and DequantizeLinear: onnxruntime has its own, for 16 bits before opset 21."""
 
 _RANGES = {
     onnx.TensorProto.UINT8: (0, 255),
@@ -43,63 +48,72 @@ _EVERY_INPUT = frozenset("Add Concat Div Max Mean Min Mul Pow Sum".split())
 
 @dataclass(frozen=True)
 class _Pair:
-    """A QuantizeLinear and the DequantizeLinears that read it: all that x can be is a multiple of `scale`.
+    """QuantizeLinears of one tensor with the same numbers, and the DequantizeLinears that read them.
 
     Attributes:
-        node: the QuantizeLinear.
-        readers: the DequantizeLinears.
-        between: a Clip between them, for fewer bits than a type has.
+        source: x.
+        nodes: all of them, with a Clip between for fewer bits than a type has.
+        made: outputs of the DequantizeLinears.
         scale: s.
         low: in units of s.
         high: in units of s.
     """
 
-    node: onnx.NodeProto
-    readers: tuple[onnx.NodeProto, ...]
-    between: tuple[onnx.NodeProto, ...]
+    source: str
+    nodes: tuple[onnx.NodeProto, ...]
+    made: tuple[str, ...]
     scale: np.float32
     low: int
     high: int
 
 
 def dequantise(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
-    """A copy of a normalised model without pairs of QuantizeLinear and DequantizeLinear, and how many there were."""
+    """A copy of a normalised model without pairs of QuantizeLinear and DequantizeLinear, and at how many places."""
     view = GraphView(model)
-    pairs = {pair.node.name: pair for node in view.nodes if (pair := _pair_of(view, node)) is not None}
+    pairs: dict[tuple[object, ...], _Pair] = {}
+    for node in view.nodes:
+        pair = _pair_of(view, node)
+        if pair is not None:
+            key = (pair.source, pair.scale, pair.low, pair.high)
+            same = pairs.get(key, replace(pair, nodes=(), made=()))
+            pairs[key] = replace(same, nodes=(*same.nodes, *pair.nodes), made=(*same.made, *pair.made))
     if not pairs:
         return model, 0
     work = onnx.ModelProto()
     work.CopyFrom(model)
     del work.graph.node[:]
-    positive = _not_negative(view, pairs)
-    gone = {node.name for pair in pairs.values() for node in (*pair.between, *pair.readers)}
+    rewriter = _Rewriter(view, list(pairs.values()))
+    first = {pair.nodes[0].name: pair for pair in pairs.values()}
+    gone = {node.name for pair in pairs.values() for node in pair.nodes}
     for node in view.nodes:
-        if node.name in pairs:
-            nodes, constants = _replacement(view, pairs[node.name], positive)
-            work.graph.node.extend(nodes)
-            work.graph.initializer.extend(constants)
+        if node.name in first:
+            work.graph.node.extend(rewriter.replacement(first[node.name]))
         elif node.name not in gone:
             work.graph.node.append(node)
+    work.graph.initializer.extend(rewriter.constants)
     return work, len(pairs)
 
 
 def _pair_of(view: GraphView, node: onnx.NodeProto) -> _Pair | None:
     """The pair that a QuantizeLinear with one scale makes with all that read it, or None."""
-    numbers = _numbers(view, node) if node.op_type == "QuantizeLinear" and not node.domain else None
+    numbers = _numbers(view, node) if node.op_type == "QuantizeLinear" and node.domain in DOMAINS else None
     if numbers is None or view.elem_type(node.input[0]) not in (0, onnx.TensorProto.FLOAT):
         return None
     scale, zero, kind = numbers
-    (low, high), quantised = _RANGES[kind], node.output[0]
+    (low, high), quantised, nodes = _RANGES[kind], node.output[0], [node]
     clip = view.sole_consumer(quantised)
     if clip is not None and clip.op_type == "Clip":
         low, high, quantised = _clipped(view, clip, low, high)
+        nodes.append(clip)
     readers = view.consumers.get(quantised, [])
     if not readers or quantised in view.output_names or high <= low:
         return None
-    if any(r.op_type != "DequantizeLinear" or r.domain or _numbers(view, r) != numbers for r in readers):
-        return None
-    between = () if clip is None or clip.op_type != "Clip" else (clip,)
-    return _Pair(node, tuple(readers), between, scale, low - zero, high - zero)
+    for reader in readers:
+        plain = reader.op_type == "DequantizeLinear" and reader.domain in DOMAINS
+        if not plain or _numbers(view, reader) != numbers:
+            return None
+    made = tuple(reader.output[0] for reader in readers)
+    return _Pair(node.input[0], (*nodes, *readers), made, scale, low - zero, high - zero)
 
 
 def _clipped(view: GraphView, clip: onnx.NodeProto, low: int, high: int) -> tuple[int, int, str]:
@@ -127,13 +141,15 @@ def _numbers(view: GraphView, node: onnx.NodeProto) -> tuple[np.float32, int, in
     return np.float32(scale.item()), int(zero.item()), kind
 
 
-def _not_negative(view: GraphView, pairs: Mapping[str, _Pair]) -> set[str]:
-    """Tensors of which it is certain."""
-    found = {name for name in view.initializers if _least(view, name) >= 0}
+def _not_negative(view: GraphView, pairs: Iterable[_Pair]) -> set[str]:
+    """Tensors of which it is certain, and the graph's inputs: a quantiser has seen nothing below low in them."""
+    found = {name for name in view.initializers if _least(view, name) >= 0} | {value.name for value in view.inputs}
+    makers = {name: pair for pair in pairs for name in pair.made}
     for node in view.nodes:
-        if node.name in pairs:
-            if pairs[node.name].low == 0 or node.input[0] in found:
-                found.update(reader.output[0] for reader in pairs[node.name].readers)
+        pair = makers.get(node.output[0])
+        if pair is not None:
+            if pair.low >= 0 or pair.source in found:
+                found.add(node.output[0])
         elif _rectifies(view, node) or _is_even_power(view, node) or _keeps(node, found):
             found.update(name for name in node.output if name)
     return found
@@ -170,31 +186,53 @@ def _least(view: GraphView, name: str) -> float:
     return -np.inf if value is None or not value.size or value.dtype.kind not in "fiu" else float(value.min())
 
 
-def _replacement(
-    view: GraphView, pair: _Pair, positive: Collection[str]
-) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
-    """What stands for a pair."""
-    source = pair.node.input[0]
-    maker = view.producers.get(source)
-    rectified = maker is not None and _rectifies(view, maker) and view.sole_consumer(source) is pair.node
-    first, *others = (reader.output[0] for reader in pair.readers)
-    same = [helper.make_node("Identity", [first], [name], name=f"{name}/same") for name in others]
-    if not (rectified or (pair.low == 0 and maker is not None and source not in positive)):
-        return [helper.make_node("Identity", [source], [first], name=f"{first}/same"), *same], []
-    names = {name: f"{pair.node.name}/{name}" for name in ("zero", "top", "step", "half")}
-    values = {"zero": 0, "top": pair.high * pair.scale, "step": pair.scale, "half": 0.5}
-    chain: list[tuple[str, ...]]
-    if pair.high > _FEW:
-        chain = [("Clip", "zero", "top")]
-    else:
-        values["top"] = pair.high
-        chain = [("Div", "step"), ("Add", "half"), ("Floor",), ("Clip", "zero", "top"), ("Mul", "step")]
-        if rectified and maker is not None and maker.op_type == "Relu":
-            source = maker.input[0]
-    nodes, tensor = [], source
-    for number, (op, *constants) in enumerate(chain, 1):
-        made = first if number == len(chain) else f"{first}/{op}"
-        nodes.append(helper.make_node(op, [tensor, *(names[name] for name in constants)], [made], name=f"{made}/{op}"))
-        tensor = made
-    used = dict.fromkeys(name for _, *constants in chain for name in constants)
-    return [*nodes, *same], [numpy_helper.from_array(np.array(values[name], np.float32), names[name]) for name in used]
+class _Rewriter:
+    """Writes what stands for pairs."""
+
+    def __init__(self, view: GraphView, pairs: Sequence[_Pair]) -> None:
+        self.constants: list[onnx.TensorProto] = []
+        self._view = view
+        self._not_negative = _not_negative(view, pairs)
+        self._free = FreeNames(view.graph)
+
+    def replacement(self, pair: _Pair) -> list[onnx.NodeProto]:
+        """Nodes that make what a pair makes."""
+        first, *others = pair.made
+        same = [helper.make_node("Identity", [first], [name], name=f"{name}/same") for name in others]
+        return [*self._activation(pair, first), *same]
+
+    def _activation(self, pair: _Pair, made: str) -> list[onnx.NodeProto]:
+        source, few = pair.source, pair.high - pair.low <= _FEW
+        maker = self._view.producers.get(source)
+        behind = {node.name for node in self._view.consumers[source]} <= {node.name for node in pair.nodes}
+        rectified = maker is not None and _rectifies(self._view, maker) and behind
+        rectified &= source not in self._view.output_names
+        bounds = pair.low == 0 and maker is not None and source not in self._not_negative
+        if few and maker is not None and (pair.low == 0 or (rectified and pair.low < 0)):
+            if rectified and maker.op_type == "Relu":
+                source = maker.input[0]
+            step, half, zero, top = (self._constant(made, value) for value in (float(pair.scale), 0.5, 0, pair.high))
+            chain = [("Div", step), ("Add", half), ("Floor",), ("Clip", zero, top), ("Mul", step)]
+        elif rectified or bounds:
+            chain = [("Clip", self._constant(made, 0), self._constant(made, float(pair.high * pair.scale)))]
+        elif pair.low > 0 or (pair.low < 0 and maker is not None and (few or self._between_layers(pair, maker))):
+            chain = [("Clip", *(self._constant(made, float(limit * pair.scale)) for limit in (pair.low, pair.high)))]
+        else:
+            chain = [("Identity",)]
+        nodes = []
+        for number, (op, *constants) in enumerate(chain, 1):
+            tensor = made if number == len(chain) else self._free(f"{made}/{op}")
+            nodes.append(helper.make_node(op, [source, *constants], [tensor], name=f"{tensor}/{op}"))
+            source = tensor
+        return nodes
+
+    def _between_layers(self, pair: _Pair, maker: onnx.NodeProto) -> bool:
+        """Whether a layer makes x, and layers alone read what comes of it: a Clip may have stood there."""
+        readers = [node for name in pair.made for node in self._view.consumers.get(name, [])]
+        layers = {*WEIGHTED, "BatchNormalization"}
+        return maker.op_type in layers and bool(readers) and all(node.op_type in WEIGHTED for node in readers)
+
+    def _constant(self, made: str, value: float) -> str:
+        name = self._free(f"{made}/number")
+        self.constants.append(numpy_helper.from_array(np.array(value, np.float32), name))
+        return name

@@ -14,9 +14,9 @@ from collections.abc import Collection, Iterable
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import helper, inliner, numpy_helper
 
-from ftbc_onnx.graph.view import subgraphs
+from ftbc_onnx.graph.view import FreeNames, subgraphs
 
 _FLOAT = onnx.TensorProto.FLOAT
 _RANGE = np.finfo(np.float32)
@@ -36,9 +36,9 @@ def in_float32(model: onnx.ModelProto, kinds: Collection[int]) -> tuple[onnx.Mod
     """
     work = onnx.ModelProto()
     work.CopyFrom(model)
+    if work.functions:  # a call may name a type
+        work = inliner.inline_local_functions(work)
     rewriter = _Rewriter(kinds)
-    for function in work.functions:
-        rewriter.rewrite(function.node)
     rewriter.rewrite_graph(work.graph)
     rewriter.close(work.graph)
     names = {kind: onnx.TensorProto.DataType.Name(kind).lower() for kind in kinds}
@@ -75,18 +75,20 @@ class _Rewriter:
     def close(self, graph: onnx.GraphProto) -> None:
         """Casts behind the inputs and before the outputs; the tensors between have names of their own."""
         constants = {tensor.name for tensor in graph.initializer}
-        self._declare(value for value in graph.input if value.name in constants)  # files of old list them as inputs
+        listed = [value for value in graph.input if value.name in constants]  # as files of old do
+        self._declare(listed)
         inputs = [value for value in graph.input if value.name not in constants]
         passed = {value.name for value in inputs}
         outputs = [value for value in graph.output if value.name not in passed]
         kinds = {value.name: value.type.tensor_type.elem_type for value in (*inputs, *outputs)}
-        taken = {name for node in graph.node for name in (*node.input, *node.output)} | constants | set(kinds)
-        within = {}
+        free, within = FreeNames(graph), dict[str, str]()
         for name, kind in kinds.items():
             if kind in self._kinds:
                 self.counts[kind] += 1
-                within[name] = _free_name(f"{name}/float32", taken)
+                within[name] = free(f"{name}/float32")
         _rename(graph, within)
+        for value in listed:
+            value.name = within.get(value.name, value.name)
         nodes = list(graph.node)
         del graph.node[:]
         graph.node.extend(_cast(v.name, within[v.name], _FLOAT) for v in inputs if v.name in within)
@@ -105,8 +107,14 @@ class _Rewriter:
 
     def _declare(self, values: Iterable[onnx.ValueInfoProto]) -> None:
         for value in values:
-            if value.type.tensor_type.elem_type in self._kinds:
-                value.type.tensor_type.elem_type = _FLOAT
+            self._declare_type(value.type)
+
+    def _declare_type(self, kind: onnx.TypeProto) -> None:
+        if kind.tensor_type.elem_type in self._kinds:
+            kind.tensor_type.elem_type = _FLOAT
+        for holder in ("sequence_type", "optional_type"):
+            if kind.HasField(holder):
+                self._declare_type(getattr(kind, holder).elem_type)
 
 
 def _rename(graph: onnx.GraphProto, names: dict[str, str]) -> None:
@@ -118,13 +126,6 @@ def _rename(graph: onnx.GraphProto, names: dict[str, str]) -> None:
             tensors[:] = [names.get(name, name) for name in tensors]
         for body in subgraphs(node):
             _rename(body, names)
-
-
-def _free_name(wanted: str, taken: set[str]) -> str:
-    while wanted in taken:
-        wanted += "_"
-    taken.add(wanted)
-    return wanted
 
 
 def _cast(source: str, target: str, kind: int) -> onnx.NodeProto:

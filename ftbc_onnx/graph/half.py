@@ -15,7 +15,7 @@ from onnx import helper, numpy_helper
 
 from ftbc_onnx.graph.classes import WEIGHTED
 from ftbc_onnx.graph.normalise import infer_shapes
-from ftbc_onnx.graph.view import GraphView
+from ftbc_onnx.graph.view import FreeNames, GraphView
 from ftbc_onnx.graph.weights import add_initializers
 
 _LARGEST = float(np.finfo(np.float16).max)
@@ -25,22 +25,15 @@ _SUFFIX = "float16"
 def halve(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
     """A copy of a normalised model whose Convs, ConvTransposes, Gemms and MatMuls compute in float16, and how many."""
     view = GraphView(model)
-    taken = {name for node in view.nodes for name in (*node.input, *node.output)} | set(view.initializers)
+    free = FreeNames(view.graph)
     nodes: list[onnx.NodeProto] = []
     held: dict[str, onnx.TensorProto] = {}
     narrow: dict[str, str] = {}
     count = 0
 
-    def name_of(tensor: str) -> str:
-        name = f"{tensor}/{_SUFFIX}"
-        while name in taken:
-            name += "_"
-        taken.add(name)
-        return name
-
     def halved(tensor: str) -> str:
         if tensor not in narrow:
-            narrow[tensor] = name_of(tensor)
+            narrow[tensor] = free(f"{tensor}/{_SUFFIX}")
             if tensor in view.initializers:
                 value = numpy_helper.to_array(view.initializers[tensor]).astype(np.float16)
                 held[tensor] = numpy_helper.from_array(value, narrow[tensor])
@@ -55,7 +48,7 @@ def halve(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
         clone = onnx.NodeProto()
         clone.CopyFrom(node)
         clone.input[:] = [halved(name) if name else "" for name in node.input]
-        clone.output[0] = name_of(node.output[0])
+        clone.output[0] = free(f"{node.output[0]}/{_SUFFIX}")
         nodes += [clone, _cast(clone.output[0], node.output[0], onnx.TensorProto.FLOAT)]
         count += 1
     result = onnx.ModelProto()

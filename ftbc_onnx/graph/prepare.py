@@ -55,8 +55,11 @@ def _find(normalised: Normalised, config: ConvertConfig) -> tuple[Normalised, Ne
 def _other_types(network: Network) -> set[int]:
     """Types that are computed in float32 instead: float16 wherever spikes lead, float64 where neurons would stand.
 
+    What a QuantizeLinear reads counts as such a place, since it may be a rectifier.
     float64 elsewhere stays, as numbers between means, and bfloat16 is refused: onnxruntime cannot be fed with it.
     """
     half, double = onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE
     behind = {network.view.elem_type(name) for name in network.temporal}
-    return (behind & {half}) | ({network.view.elem_type(site.current) for site in network.sites} & {half, double})
+    places = [site.current for site in network.sites]
+    places += [node.input[0] for node in network.view.nodes if node.op_type == "QuantizeLinear"]
+    return (behind & {half}) | ({network.view.elem_type(name) for name in places} & {half, double})

@@ -9,13 +9,15 @@ moves real numbers afterwards. `ftbc_onnx.graph.dequantise` then takes the pairs
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from ftbc_onnx.graph.view import GraphView, attributes
+from ftbc_onnx.graph.dequantise import DOMAINS
+from ftbc_onnx.graph.view import FreeNames, GraphView, attributes
 
 
 @dataclass(frozen=True)
@@ -48,9 +50,12 @@ _OPERATORS = {
     "QLinearSoftmax": _Quantised("Softmax", (0,), 3),
 }
 _MOVES = frozenset("Expand Flatten Gather Identity MaxPool Reshape Slice Squeeze Tile Transpose Unsqueeze".split())
-_ONNXRUNTIME = "com.microsoft"
-_OWN = {"channels_last": 0, "opset": None, "alpha": 1.0}
-"""Attributes that plain operators do not have, and the values that they may be left out with (None: any)."""
+_OWN = frozenset(("channels_last", "opset", "alpha"))
+"""Attributes that plain operators do not have."""
+
+_WIDE_OPSET = 21
+_NARROW = (onnx.TensorProto.UINT8, onnx.TensorProto.INT8, onnx.TensorProto.INT32)
+"""The first opset with pairs of 16 bits, and the types that they had before."""
 
 
 def plain_operators(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
@@ -85,91 +90,116 @@ class _Writer:
         self.nodes: list[onnx.NodeProto] = []
         self.constants: list[onnx.TensorProto] = []
         self.count = 0
-        self._units: dict[str, list[str]] = {}  # names of scale and zero point of quantised tensors
-        self._scalars: dict[str, str] = {}
+        self._units: dict[str, tuple[str, str]] = {}  # names of scale and zero point of quantised tensors
+        self._free = FreeNames(view.graph)
 
     def visit(self, node: onnx.NodeProto) -> None:
         """Write a node, or what stands for it."""
         kind = _OPERATORS.get(node.op_type)
         if node.op_type == "QLinearConcat":
             kind = _Quantised("Concat", tuple(range(2, len(node.input), 3)), 0)
-        if kind is not None and self._is_plain(node, kind):
+        if kind is not None and node.domain in DOMAINS and self._is_plain(node, kind):
             self._write(node, kind)
         elif node.op_type in _MOVES and not node.domain and node.input[0] in self._units:
             self._move(node, self._units[node.input[0]])
         else:
             if node.op_type == "QuantizeLinear":
-                self._units[node.output[0]] = list(node.input[1:3])
+                self._remember(node.output[0], node.input[1:3])
             self._keep(node)
 
+    def _remember(self, tensor: str, units: Sequence[str]) -> None:
+        """That a tensor is in these units, if they are one constant scale and one constant zero point."""
+        values = [self.view.constant(name) for name in units if name]
+        if len(values) == len(units) == 2 and all(value is not None and value.size == 1 for value in values):
+            self._units[tensor] = (units[0], units[1])
+
     def _keep(self, node: onnx.NodeProto) -> None:
-        """The node itself; a pair of onnxruntime's domain (for 16 bits before opset 21) in the default one."""
+        """The node itself; a pair of onnxruntime's domain in the default one, if that has its type."""
         self.nodes.append(node)
-        if node.domain == _ONNXRUNTIME and node.op_type in ("QuantizeLinear", "DequantizeLinear"):
-            self.nodes[-1] = onnx.NodeProto()
-            self.nodes[-1].CopyFrom(node)
-            self.nodes[-1].domain = ""
-            self.count += 1
+        if node.domain in DOMAINS[1:] and node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            kind = self.view.elem_type(node.input[2]) if len(node.input) > 2 else onnx.TensorProto.UINT8
+            if self.view.opset >= _WIDE_OPSET or kind in _NARROW:
+                self.nodes[-1] = onnx.NodeProto()
+                self.nodes[-1].CopyFrom(node)
+                self.nodes[-1].domain = ""
+                self.count += 1
 
     def _is_plain(self, node: onnx.NodeProto, kind: _Quantised) -> bool:
-        """Whether the plain operator means the same."""
+        """Whether the plain operator means the same, and everything is known that it takes."""
         given = attributes(node)
-        own = {name: value for name, value in _OWN.items() if kind.plain != "LeakyRelu" or name != "alpha"}
-        constant = all(self.view.constant(node.input[value + 1]) is not None for value in kind.values)
-        return constant and all(given.get(name, value) == value for name, value in own.items() if value is not None)
+        if given.get("channels_last", 0) or (kind.plain == "Gemm" and given.get("alpha", 1.0) != 1.0):
+            return False
+        if kind.plain == "Softmax" and int(str(given.get("opset", 13))) < 13:  # which made two axes of all
+            return False
+        units = [self._constants(node, value) for value in kind.values]
+        whole = all(
+            found is not None and (found[0].ndim == 0 or node.input[value] in self.view.initializers)
+            for value, found in zip(kind.values, units, strict=True)
+        )
+        return whole and bool(kind.values)
+
+    def _constants(self, node: onnx.NodeProto, value: int) -> tuple[np.ndarray, np.ndarray | None] | None:
+        """Scale and zero point of a value, without axes or for each channel; None if they are something else."""
+        scale = self.view.constant(node.input[value + 1])
+        name = node.input[value + 2] if len(node.input) > value + 2 else ""
+        zero = self.view.constant(name) if name else None
+        if scale is None or (name and zero is None):
+            return None
+        if scale.size == 1 and (zero is None or zero.size == 1):
+            return scale.reshape(()), None if zero is None else zero.reshape(())
+        shape = (max(scale.size, 1 if zero is None else zero.size),)
+        if any(part is not None and part.size > 1 and part.shape != shape for part in (scale, zero)):
+            return None
+        wide, center = (None if p is None else np.broadcast_to(p.reshape(-1), shape).copy() for p in (scale, zero))
+        assert wide is not None
+        return wide, center
 
     def _write(self, node: onnx.NodeProto, kind: _Quantised) -> None:
         name = node.output[0]
         inputs = [self._real(node, value, f"{name}/{number}") for number, value in enumerate(kind.values)]
         if kind.bias is not None and len(node.input) > kind.bias and node.input[kind.bias]:
-            scales = [self._constant(node.input[value + 1]) for value in kind.values]
-            units = numpy_helper.from_array(np.asarray(scales[0] * scales[1], np.float32).reshape(-1), f"{name}/unit")
-            self.constants.append(units)
-            self._add("Cast", [node.input[kind.bias]], f"{name}/bias/counted", to=onnx.TensorProto.FLOAT)
-            inputs.append(self._add("Mul", [f"{name}/bias/counted", units.name], f"{name}/bias"))
+            scales = [found[0] for value in kind.values if (found := self._constants(node, value)) is not None]
+            unit = self._number(np.asarray(scales[0] * scales[1], np.float32).reshape(-1), f"{name}/unit")
+            counted = self._add("Cast", [node.input[kind.bias]], f"{name}/counted", to=onnx.TensorProto.FLOAT)
+            inputs.append(self._add("Mul", [counted, unit], f"{name}/bias"))
         kept = {key: value for key, value in attributes(node).items() if key not in _OWN or kind.plain == "LeakyRelu"}
-        units_made = list(node.input[kind.made : kind.made + 2])
-        if units_made and units_made[0]:
-            self._add("QuantizeLinear", [self._add(kind.plain, inputs, f"{name}/real", **kept), *units_made], name)
-            self._units[name] = units_made
+        units = list(node.input[kind.made : kind.made + 2])
+        if units and units[0]:
+            real = self._add(kind.plain, inputs, f"{name}/real", **kept)
+            self.nodes.append(helper.make_node("QuantizeLinear", [real, *units], [name], name=node.name))
+            self._remember(name, units)
         else:  # a QGemm that gives real numbers
-            self._add(kind.plain, inputs, name, **kept)
+            self.nodes.append(helper.make_node(kind.plain, inputs, [name], name=node.name, **kept))
         self.count += 1
 
     def _real(self, node: onnx.NodeProto, value: int, name: str) -> str:
         """A value in real numbers; a scale for each channel goes along the output channels of weights."""
-        tensor, *units = node.input[value : value + 3]
-        if self._constant(units[0]).size > 1:
-            last = len(self.view.shape(tensor) or ()) - 1
-            by_rows = node.op_type == "QLinearConv" or bool(attributes(node).get("transB", 0))
-            return self._add("DequantizeLinear", [tensor, *units], name, axis=0 if by_rows else last)
-        return self._add("DequantizeLinear", [tensor, *(self._scalar(unit) for unit in units)], name)
+        found = self._constants(node, value)
+        assert found is not None  # `_is_plain`
+        units = [self._number(part, f"{name}/unit") for part in found if part is not None]
+        if found[0].ndim == 0:
+            return self._add("DequantizeLinear", [node.input[value], *units], name)
+        last = len(self.view.shape(node.input[value]) or ()) - 1
+        by_rows = node.op_type == "QLinearConv" or bool(attributes(node).get("transB", 0))
+        return self._add("DequantizeLinear", [node.input[value], *units], name, axis=0 if by_rows else last)
 
-    def _move(self, node: onnx.NodeProto, units: list[str]) -> None:
+    def _move(self, node: onnx.NodeProto, units: tuple[str, str]) -> None:
         name = node.output[0]
         moved = onnx.NodeProto()
         moved.CopyFrom(node)
-        moved.input[0] = self._add("DequantizeLinear", [node.input[0], *units], f"{name}/real/before")
-        moved.output[0] = f"{name}/real"
+        moved.input[0] = self._add("DequantizeLinear", [node.input[0], *units], f"{name}/before")
+        moved.output[0] = self._free(f"{name}/real")
         self.nodes.append(moved)
-        self._add("QuantizeLinear", [moved.output[0], *units], name)
+        self.nodes.append(helper.make_node("QuantizeLinear", [moved.output[0], *units], [name], name=f"{name}/moved"))
         self._units[name] = units
+        self.count += 1
 
-    def _add(self, op: str, inputs: list[str], made: str, **attributes: object) -> str:
+    def _add(self, op: str, inputs: list[str], wanted: str, **attributes: object) -> str:
+        made = self._free(wanted)
         self.nodes.append(helper.make_node(op, inputs, [made], name=f"{made}/{op}", **attributes))
         return made
 
-    def _constant(self, name: str) -> np.ndarray:
-        value = self.view.constant(name)
-        assert value is not None  # `_is_plain`
-        return value
-
-    def _scalar(self, name: str) -> str:
-        """A scale or zero point of one number, without axes."""
-        value = self.view.constant(name) if name else None
-        if value is None or value.ndim == 0:
-            return name
-        if name not in self._scalars:
-            self._scalars[name] = f"{name}/scalar"
-            self.constants.append(numpy_helper.from_array(value.reshape(()), self._scalars[name]))
-        return self._scalars[name]
+    def _number(self, value: np.ndarray, wanted: str) -> str:
+        name = self._free(wanted)
+        self.constants.append(numpy_helper.from_array(value, name))
+        return name
