@@ -159,6 +159,68 @@ class TestAPair:
         assert (changes["dequantise"], changes["fold_batchnorm"]) == (2, 1)
         assert ops(network.view.model) == ["Conv", "Relu", "GlobalAveragePool", "Flatten", "Gemm"]
 
+    def test_may_be_there_twice(self) -> None:
+        """One for each reader, as some tools write them."""
+        network, _ = network_of(model_of(f"r = Relu(c) {pair('r', 'k')} {pair('r', 'l')} p = Add(k, l)"))
+        (site,) = network.sites
+        assert site.ceiling == pytest.approx(255 * SCALE)
+
+    def test_of_few_levels_matters_behind_a_pool_too(self) -> None:
+        body = """r = Relu(c) h = AveragePool <kernel_shape = [2,2]> (r) q = QuantizeLinear(h, scale, zero)
+            k = Clip(q, zero, top) p = DequantizeLinear(k, scale, zero)"""
+        model = model_of(body, top=np.uint8(15))
+        network, _ = network_of(model)
+        assert [site.levels for site in network.sites] == [None, 15]
+        x = numbers(8, 3, 5, 5)
+        expected = run(model, {"x": x}, optimise=False)["y"]
+        np.testing.assert_allclose(run(network.view.model, {"x": x})["y"], expected, atol=1e-5)
+
+    @pytest.mark.parametrize("low", [-40, 20])
+    def test_that_alone_stands_between_layers_is_a_clip(self, low: int) -> None:
+        """A quantiser leaves out Clips of both signs too (hard tanh); with a range above 0 it is no rectifier at 0."""
+        zero, least, most = np.uint8(100), np.uint8(100 + low), np.uint8(140)
+        model = model_of(
+            """q = QuantizeLinear(c, scale, zero) k = Clip(q, least, most) l = DequantizeLinear(k, scale, zero)
+            d = Conv <pads = [1,1,1,1]> (l, v) p = Relu(d)""",
+            zero,
+            least=least,
+            most=most,
+            v=numbers(6, 6, 3, 3, scale=0.2),
+        )
+        network, _ = network_of(model)
+        assert "Clip" in ops(network.view.model)
+        x = numbers(8, 3, 5, 5, scale=2)
+        expected, found = (run(net, {"x": x})["y"] for net in (model, network.view.model))
+        np.testing.assert_allclose(found, expected, atol=0.1 * np.abs(expected).max())
+
+    def test_takes_no_name_that_is_there(self) -> None:
+        body = """t = Mul(c, taken) q = QuantizeLinear(t, scale, zero) k = Clip(q, zero, top)
+            p = DequantizeLinear(k, scale, zero)"""
+        model = model_of(body, top=np.uint8(15), taken=np.float32(2))
+        first, _ = dequantise(normalise(model).model)
+        (name, *_) = [tensor.name for tensor in first.graph.initializer if tensor.name.startswith("p/")]
+        for node in model.graph.node:
+            node.input[:] = [name if read == "taken" else read for read in node.input]
+        (tensor,) = (tensor for tensor in model.graph.initializer if tensor.name == "taken")
+        tensor.name = name
+        x = numbers(8, 3, 5, 5)
+        network, _ = network_of(model)
+        expected = run(model, {"x": x}, optimise=False)["y"]
+        np.testing.assert_allclose(run(network.view.model, {"x": x})["y"], expected, atol=1e-5)
+
+    def test_of_the_input_in_another_layout_is_nothing(self) -> None:
+        body = f"t = Transpose(x) {pair('t', 'u')} v = Transpose(u) d = Conv <pads = [1,1,1,1]> (v, w, b) p = Relu(d)"
+        network, _ = network_of(model_of(body))
+        assert [site.op_type for site in network.sites] == ["Relu"]
+
+    def test_in_float16(self) -> None:
+        text = f"""g (float16[N,3,5,5] x) => (float16[N,4] y) {{ c = Conv <pads = [1,1,1,1]> (x, w, b) {pair("c", "p")}
+            g = GlobalAveragePool(p) f = Flatten(g) y = Gemm(f, m) }}"""
+        half = {name: np.asarray(value, np.float16) for name, value in WEIGHTS.items()}
+        network, changes = network_of(parse(text, opset=19, **half, zero=np.asarray(LOW)))
+        assert [site.op_type for site in network.sites] == ["Clip"]
+        assert changes["float16_to_float32"] == 6
+
     def test_may_have_several_readers(self) -> None:
         body = f"{pair('c', 'k')} l = DequantizeLinear(k_q, scale, zero) p = Add(k, l)"
         network, changes = network_of(model_of(body))
@@ -261,6 +323,24 @@ def test_a_network_in_8_bits(
     print_conversion(Console(width=200), result.report)
     said = "QuantizeLinear and DequantizeLinear taken out in 9 place(s): spikes round instead\n"
     assert said in capsys.readouterr().out
+
+
+def test_weights_of_4_bits() -> None:
+    """Two to a byte, in blocks of 4 or with a scale per channel."""
+    body = (
+        "u = DequantizeLinear <axis = 0, block_size = 4> (v, s) k = DequantizeLinear <axis = 1> (v, t) d = Gemm(f, u)"
+    )
+    text = f"g (float[N,8] f) => (float[N,6] y) {{ {body} r = Relu(d) h = Gemm(f, k) y = Add(r, h) }}"
+    model = parse(text, opset=21, s=np.abs(numbers(2, 6)) + 0.1, t=np.abs(numbers(6)) + 0.1)
+    values = np.random.default_rng(0).integers(-8, 8, 48)
+    model.graph.initializer.append(onnx.helper.make_tensor("v", onnx.TensorProto.INT4, [8, 6], values))
+    normalised = normalise(model)
+    assert normalised.changes["unpack"] == 2
+    assert {tensor.data_type for tensor in normalised.model.graph.initializer} == {onnx.TensorProto.FLOAT}
+    x = numbers(4, 8)
+    np.testing.assert_allclose(run(normalised.model, {"f": x})["y"], run(model, {"f": x})["y"], rtol=1e-5, atol=1e-5)
+    result = convert(model, numbers(64, 8), steps=4, neuron="signed-group")
+    assert result.report["verification"]["bitwise"]
 
 
 @pytest.mark.parametrize("kind", [QuantType.QUInt8, QuantType.QUInt16])

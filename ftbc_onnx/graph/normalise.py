@@ -1,7 +1,7 @@
 """Normalise the ANN: the same function, written with as few and as plain nodes as can be.
 
-1. local functions inlined, sparse initializers made dense, nodes named, initializers taken out of the inputs,
-   ``ai.onnx`` written as the empty domain
+1. local functions inlined, sparse initializers made dense, weights of less than 8 bits made numbers, nodes named,
+   initializers taken out of the inputs, ``ai.onnx`` written as the empty domain
 2. opset changed to the one that is wanted, or raised to 13 if it is older (`FLOOR`), and the IR version to what that
    takes
 3. the passes of `ftbc_onnx.graph.passes`, round after round, with fresh shapes, until nothing changes
@@ -21,6 +21,7 @@ from onnx_graphsurgeon.logger import G_LOGGER
 
 from ftbc_onnx.config import OLDEST_OPSET
 from ftbc_onnx.errors import ModelError
+from ftbc_onnx.graph.packed import unpack
 from ftbc_onnx.graph.passes import PASSES
 from ftbc_onnx.graph.weights import exceeds, is_heavy, skeleton
 
@@ -56,6 +57,7 @@ def normalise(model: onnx.ModelProto, opset: int | None = None) -> Normalised:
         changes["inline_functions"] = len(work.functions)
         work = inliner.inline_local_functions(work)
     changes["densify"] = _densify(work)
+    changes["unpack"] = unpack(work)
     _spell_domain(work)
     hint = "use another --opset, or none" if opset else f"export the model with opset {FLOOR} or newer"
     work = _change_opset(work, opset or max(default_opset(work), FLOOR), hint, changes)

@@ -1,0 +1,43 @@
+"""Weights of less than 8 bits as numbers, before graphsurgeon sees them: it does not write such constants."""
+
+from __future__ import annotations
+
+import onnx
+from onnx import helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
+
+from ftbc_onnx.graph.view import node_inputs
+
+_PACKED = {
+    getattr(onnx.TensorProto, name)
+    for name in ("UINT4", "INT4", "UINT2", "INT2", "FLOAT4E2M1")
+    if hasattr(onnx.TensorProto, name)
+}
+_OPSET = 21  # the first with such types
+
+
+def unpack(model: onnx.ModelProto) -> int:
+    """Write every DequantizeLinear of such constants as its numbers, in place; returns how many there were."""
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    outputs = {value.name for value in model.graph.output}
+    unpacked = []
+    for node in model.graph.node:
+        tensors = [constants[name] for name in node.input if name in constants]
+        known = node.op_type == "DequantizeLinear" and len(tensors) == sum(bool(name) for name in node.input)
+        if known and tensors[0].data_type in _PACKED and node.output[0] not in outputs:
+            unpacked.append((node, tensors))
+    for node, tensors in unpacked:
+        plain = onnx.NodeProto()
+        plain.CopyFrom(node)
+        plain.domain = ""
+        graph = helper.make_graph([plain], "unpacked", [], [onnx.ValueInfoProto(name=node.output[0])], tensors)
+        alone = helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)])
+        (value,) = ReferenceEvaluator(alone).run(None, {})
+        model.graph.initializer.append(numpy_helper.from_array(value, node.output[0]))
+        model.graph.node.remove(node)
+    if unpacked:
+        read = {name for node in model.graph.node for name in node_inputs(node)} | outputs
+        kept = [tensor for tensor in model.graph.initializer if tensor.name in read]
+        del model.graph.initializer[:]
+        model.graph.initializer.extend(kept)
+    return len(unpacked)
