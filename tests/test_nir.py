@@ -9,7 +9,10 @@ import pytest
 from helpers import constant, eighths, make_plan, parse
 from networks import network_of, residual
 from nir_cases import T, graph_of, kinds, losses, mlp, reread, stated
+from onnxruntime.transformers.float16 import convert_float_to_float16
 
+from ftbc_onnx import ConvertConfig
+from ftbc_onnx.graph.prepare import prepare
 from ftbc_onnx.neurons import NeuronSpec
 from ftbc_onnx.plan import SpikingPlan
 
@@ -140,6 +143,25 @@ def test_thresholds_go_into_the_weights_exactly() -> None:
         assert np.array_equal(node.weight, expected)
     skip = convs[3].weight[:, :, 0, 0]
     assert np.array_equal(skip, np.diag(first / third))
+
+
+def test_the_casts_around_a_network_of_float16_are_nothing() -> None:
+    """Its numbers are eighths, so float16 has them: the graph is that of the float32 network."""
+    half = convert_float_to_float16(mlp())
+    network = prepare(half, ConvertConfig(steps=T))[1]
+    assert [node.op_type for node in network.view.nodes] == ["Cast", "Gemm", "Relu", "Gemm", "Cast"]
+    found = graph_of(network, make_plan(network, T))
+    plain = network_of(mlp())
+    expected = graph_of(plain, make_plan(plain, T))
+    assert kinds(found) == kinds(expected)
+    for name in expected.nodes:
+        if hasattr(expected.nodes[name], "weight"):
+            np.testing.assert_array_equal(found.nodes[name].weight, expected.nodes[name].weight)
+
+
+def test_a_cast_to_what_is_no_float_is_no_layer() -> None:
+    network = network_of(mlp(y="i = Cast <to = 7> (r) f = Cast <to = 1> (i) y = Gemm <transB = 1> (f, w2)"))
+    assert "it casts from or to what is no float" in [loss.why for loss in losses(network)]
 
 
 def test_a_file_comes_back_as_it_was_written(tmp_path: Path) -> None:

@@ -343,6 +343,12 @@ def _same(view: GraphView, node: onnx.NodeProto) -> Layer:
     return Shifted(node.input[0], np.zeros(sizes(view, node.input[0])[0]))
 
 
+def _cast(view: GraphView, node: onnx.NodeProto) -> Layer:
+    if not (view.is_float(node.input[0]) and view.is_float(node.output[0])):
+        raise Unsayable("it casts from or to what is no float")
+    return _same(view, node)
+
+
 def _per_channel(value: np.ndarray, rank: int, channels: int) -> np.ndarray:
     """A constant that broadcasts against a tensor of some rank as one number per channel, [C]."""
     padded = value.reshape((1,) * (rank - value.ndim) + value.shape) if value.ndim <= rank else value
@@ -369,4 +375,5 @@ _LAYERS = {
     "Concat": _concat,
     "Identity": _same,
     "Dropout": _same,
+    "Cast": _cast,
 }

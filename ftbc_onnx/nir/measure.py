@@ -82,7 +82,7 @@ def measure(
     theirs, ours, labels = [], [], []
     for batch, rows in batching.padded(source, samples):
         ours.append(session.run(batch.feeds, [output])[output][:rows])
-        steps = runtime.run(batch.feeds[fed], plan.steps)
+        steps = runtime.run(batch.feeds[fed].astype(np.float32, copy=False), plan.steps)
         theirs.append(steps[min(plan.readout.start, plan.steps - 1) :].mean(0)[:rows])
         if batch.labels is not None and are_scores(ours[-1]):
             labels.append(batch.labels[:rows] + label_offset)
