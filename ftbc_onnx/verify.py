@@ -291,14 +291,14 @@ def _batch_difference(many: np.ndarray, alone: np.ndarray, network: Network) -> 
     if alone.shape[1:2] != (1,) or many.shape[2:] != alone.shape[2:]:
         raise VerificationError(
             f"a batch of one gives an output of shape {alone.shape[1:]}, a batch of several one of {many.shape[1:]}: "
-            f"the model fixes its batch inside ({_suspect(network)}"
+            f"the model fixes its batch inside {_suspect(network)}"
         )
     first = many[:, :1]
     difference = _relative(_distance(first, alone).mean(), max(_size(first).mean(), _size(alone).mean()))
     if difference > _BATCH_CLOSE:
         raise VerificationError(
             f"the output of a sample changes by {difference:.1%} with the batch it is in: the model mixes the samples "
-            f"of a batch ({_suspect(network)}"
+            f"of a batch {_suspect(network)}"
         )
     return difference
 
@@ -307,10 +307,10 @@ def _suspect(network: Network) -> str:
     """What probably ties a model to one batch, by name, and what to do about it."""
     scaled = [node.name for node in network.view.nodes if node.op_type == "DynamicQuantizeLinear"]
     if scaled:
-        return f"DynamicQuantizeLinear '{scaled[0]}' has one scale for all of them); quantise it with fixed scales"
+        return f"(DynamicQuantizeLinear '{scaled[0]}' has one scale for all of them); quantise it with fixed scales"
     baked = baked_reshapes(network.view)
     cause = f"Reshape '{baked[0]}' has a constant batch" if baked else "a reduction over axis 0, for example"
-    return f"{cause}); export it with a dynamic batch"
+    return f"({cause}); export it with a dynamic batch"
 
 
 def _distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:

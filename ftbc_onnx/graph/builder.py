@@ -5,7 +5,7 @@ Nodes of the source are copied as protobuf messages, so that every attribute and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +16,7 @@ from onnx import helper, numpy_helper
 
 from ftbc_onnx.errors import ModelError
 from ftbc_onnx.graph.classes import WEIGHTED
+from ftbc_onnx.graph.names import Names
 from ftbc_onnx.graph.view import Shape, all_nodes, node_inputs
 from ftbc_onnx.graph.weights import add_initializers, tensor_bytes
 
@@ -36,10 +37,10 @@ class GraphBuilder:
         self._nodes: list[onnx.NodeProto] = []
         self._initializers: dict[str, onnx.TensorProto] = {}
         self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
-        self._names = _Names()
+        self._names = Names()
         self._promised: set[str] = set()
         self._avoided: set[str] = set()
-        self._node_names = _Names()
+        self._node_names = Names()
         self._neutral: dict[str, tuple[str, ...]] = {}
         self._scope = ""
 
@@ -379,22 +380,3 @@ class LoopBody:
     def collect(self, name: str, kind: int = onnx.TensorProto.FLOAT) -> None:
         """Keep a tensor of every turn."""
         self.collected[name] = kind
-
-
-class _Names(set[str]):
-    """Names that are taken."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._last: dict[str, int] = {}  # the last number given behind a name; where to look on
-
-    def claim(self, name: str, avoided: Container[str] = ()) -> str:
-        """`name`, or with a number behind it if it is taken or to be avoided; it is taken then."""
-        count = self._last.get(name, 1)
-        candidate = name if count == 1 else f"{name}_{count}"
-        while candidate in self or candidate in avoided:
-            count += 1
-            candidate = f"{name}_{count}"
-        self._last[name] = count
-        self.add(candidate)
-        return candidate

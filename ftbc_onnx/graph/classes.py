@@ -77,13 +77,6 @@ _MAXIMA = "MaxPool GlobalMaxPool ReduceMax ReduceMin Max Min Relu Clip Abs"
 MAXIMA = frozenset(_MAXIMA.split())
 """Rate-exact operators whose result is read as it is: of what they read they pick, and make nothing new."""
 
-_FLOAT_BYTES = {
-    onnx.TensorProto.DOUBLE: 8,
-    onnx.TensorProto.FLOAT: 4,
-    onnx.TensorProto.FLOAT16: 2,
-    onnx.TensorProto.BFLOAT16: 2,
-}
-
 RANDOM = {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
 CONTROL_FLOW = {"If", "Loop", "Scan", "SequenceMap"}
 
@@ -108,8 +101,11 @@ def is_last_cast(view: GraphView, node: onnx.NodeProto) -> bool:
     """Whether a node only makes an output of less precision: steps are summed before it, not in float16."""
     if node.op_type != "Cast" or node.output[0] not in view.output_names or node.output[0] in view.consumers:
         return False
-    sizes = [_FLOAT_BYTES.get(view.elem_type(name), 0) for name in (node.input[0], node.output[0])]
-    return sizes[0] > sizes[1] > 0
+    kinds = [view.elem_type(name) for name in (node.input[0], node.output[0])]
+    if not all(kinds) or not (view.is_float(node.input[0]) and view.is_float(node.output[0])):
+        return False
+    before, after = (onnx.helper.tensor_dtype_to_np_dtype(kind).itemsize for kind in kinds)
+    return bool(before > after)
 
 
 def _keeps_linear(node: onnx.NodeProto) -> bool:

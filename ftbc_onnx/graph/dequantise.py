@@ -22,7 +22,8 @@ import onnx
 from onnx import helper, numpy_helper
 
 from ftbc_onnx.graph.classes import WEIGHTED
-from ftbc_onnx.graph.view import FreeNames, GraphView
+from ftbc_onnx.graph.names import Names
+from ftbc_onnx.graph.view import GraphView
 
 DOMAINS = ("", "com.microsoft")
 """Of QuantizeLinear and DequantizeLinear: onnxruntime has its own, for 16 bits before opset 21."""
@@ -193,7 +194,7 @@ class _Rewriter:
         self.constants: list[onnx.TensorProto] = []
         self._view = view
         self._not_negative = _not_negative(view, pairs)
-        self._free = FreeNames(view.graph)
+        self._names = Names.of(view.graph)
 
     def replacement(self, pair: _Pair) -> list[onnx.NodeProto]:
         """Nodes that make what a pair makes."""
@@ -202,37 +203,45 @@ class _Rewriter:
         return [*self._activation(pair, first), *same]
 
     def _activation(self, pair: _Pair, made: str) -> list[onnx.NodeProto]:
-        source, few = pair.source, pair.high - pair.low <= _FEW
-        maker = self._view.producers.get(source)
-        behind = {node.name for node in self._view.consumers[source]} <= {node.name for node in pair.nodes}
-        rectified = maker is not None and _rectifies(self._view, maker) and behind
-        rectified &= source not in self._view.output_names
+        source, maker = pair.source, self._view.producers.get(pair.source)
+        few = maker is not None and pair.high - pair.low <= _FEW
+        rectifier = self._rectifier_before(pair)
         bounds = pair.low == 0 and maker is not None and source not in self._not_negative
-        if few and maker is not None and (pair.low == 0 or (rectified and pair.low < 0)):
-            if rectified and maker.op_type == "Relu":
-                source = maker.input[0]
+        if few and (pair.low == 0 or (rectifier is not None and pair.low < 0)):
+            if rectifier is not None and rectifier.op_type == "Relu":
+                source = rectifier.input[0]
             step, half, zero, top = (self._constant(made, value) for value in (float(pair.scale), 0.5, 0, pair.high))
             chain = [("Div", step), ("Add", half), ("Floor",), ("Clip", zero, top), ("Mul", step)]
-        elif rectified or bounds:
+        elif rectifier is not None or bounds:
             chain = [("Clip", self._constant(made, 0), self._constant(made, float(pair.high * pair.scale)))]
-        elif pair.low > 0 or (pair.low < 0 and maker is not None and (few or self._between_layers(pair, maker))):
+        elif pair.low > 0 or (pair.low < 0 and (few or self._between_layers(pair))):
             chain = [("Clip", *(self._constant(made, float(limit * pair.scale)) for limit in (pair.low, pair.high)))]
         else:
             chain = [("Identity",)]
         nodes = []
         for number, (op, *constants) in enumerate(chain, 1):
-            tensor = made if number == len(chain) else self._free(f"{made}/{op}")
+            tensor = made if number == len(chain) else self._names.claim(f"{made}/{op}")
             nodes.append(helper.make_node(op, [source, *constants], [tensor], name=f"{tensor}/{op}"))
             source = tensor
         return nodes
 
-    def _between_layers(self, pair: _Pair, maker: onnx.NodeProto) -> bool:
+    def _rectifier_before(self, pair: _Pair) -> onnx.NodeProto | None:
+        """The rectifier that makes x, if nothing but the pair reads it."""
+        maker = self._view.producers.get(pair.source)
+        if maker is None or pair.source in self._view.output_names or not _rectifies(self._view, maker):
+            return None
+        readers = {node.name for node in self._view.consumers[pair.source]}
+        return maker if readers <= {node.name for node in pair.nodes} else None
+
+    def _between_layers(self, pair: _Pair) -> bool:
         """Whether a layer makes x, and layers alone read what comes of it: a Clip may have stood there."""
+        maker = self._view.producers.get(pair.source)
         readers = [node for name in pair.made for node in self._view.consumers.get(name, [])]
         layers = {*WEIGHTED, "BatchNormalization"}
-        return maker.op_type in layers and bool(readers) and all(node.op_type in WEIGHTED for node in readers)
+        made_by_layer = maker is not None and maker.op_type in layers
+        return made_by_layer and bool(readers) and all(node.op_type in WEIGHTED for node in readers)
 
     def _constant(self, made: str, value: float) -> str:
-        name = self._free(f"{made}/number")
+        name = self._names.claim(f"{made}/number")
         self.constants.append(numpy_helper.from_array(np.array(value, np.float32), name))
         return name

@@ -16,7 +16,8 @@ import numpy as np
 import onnx
 from onnx import helper, inliner, numpy_helper
 
-from ftbc_onnx.graph.view import FreeNames, subgraphs
+from ftbc_onnx.graph.names import Names
+from ftbc_onnx.graph.view import subgraphs
 
 _FLOAT = onnx.TensorProto.FLOAT
 _RANGE = np.finfo(np.float32)
@@ -81,19 +82,19 @@ class _Rewriter:
         passed = {value.name for value in inputs}
         outputs = [value for value in graph.output if value.name not in passed]
         kinds = {value.name: value.type.tensor_type.elem_type for value in (*inputs, *outputs)}
-        free, within = FreeNames(graph), dict[str, str]()
+        names, within = Names.of(graph), dict[str, str]()
         for name, kind in kinds.items():
             if kind in self._kinds:
                 self.counts[kind] += 1
-                within[name] = free(f"{name}/float32")
+                within[name] = names.claim(f"{name}/float32")
         _rename(graph, within)
         for value in listed:
             value.name = within.get(value.name, value.name)
         nodes = list(graph.node)
         del graph.node[:]
-        graph.node.extend(_cast(v.name, within[v.name], _FLOAT) for v in inputs if v.name in within)
+        graph.node.extend(cast_node(v.name, within[v.name], _FLOAT) for v in inputs if v.name in within)
         graph.node.extend(nodes)
-        graph.node.extend(_cast(within[v.name], v.name, kinds[v.name]) for v in outputs if v.name in within)
+        graph.node.extend(cast_node(within[v.name], v.name, kinds[v.name]) for v in outputs if v.name in within)
 
     def _constant(self, tensor: onnx.TensorProto) -> None:
         """In float32; what is finite stays finite (masks may have the least number that there is)."""
@@ -128,5 +129,6 @@ def _rename(graph: onnx.GraphProto, names: dict[str, str]) -> None:
             _rename(body, names)
 
 
-def _cast(source: str, target: str, kind: int) -> onnx.NodeProto:
+def cast_node(source: str, target: str, kind: int) -> onnx.NodeProto:
+    """A Cast that makes a tensor of an element type from another."""
     return helper.make_node("Cast", [source], [target], name=f"{target}/cast", to=kind)

@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import numpy_helper
 
 from ftbc_onnx.graph.classes import WEIGHTED
+from ftbc_onnx.graph.float32 import cast_node
+from ftbc_onnx.graph.names import Names
 from ftbc_onnx.graph.normalise import infer_shapes
-from ftbc_onnx.graph.view import FreeNames, GraphView
+from ftbc_onnx.graph.view import GraphView
 from ftbc_onnx.graph.weights import add_initializers
 
 _LARGEST = float(np.finfo(np.float16).max)
@@ -25,7 +27,7 @@ _SUFFIX = "float16"
 def halve(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
     """A copy of a normalised model whose Convs, ConvTransposes, Gemms and MatMuls compute in float16, and how many."""
     view = GraphView(model)
-    free = FreeNames(view.graph)
+    names = Names.of(view.graph)
     nodes: list[onnx.NodeProto] = []
     held: dict[str, onnx.TensorProto] = {}
     narrow: dict[str, str] = {}
@@ -33,12 +35,12 @@ def halve(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
 
     def halved(tensor: str) -> str:
         if tensor not in narrow:
-            narrow[tensor] = free(f"{tensor}/{_SUFFIX}")
+            narrow[tensor] = names.claim(f"{tensor}/{_SUFFIX}")
             if tensor in view.initializers:
                 value = numpy_helper.to_array(view.initializers[tensor]).astype(np.float16)
                 held[tensor] = numpy_helper.from_array(value, narrow[tensor])
             else:
-                nodes.append(_cast(tensor, narrow[tensor], onnx.TensorProto.FLOAT16))
+                nodes.append(cast_node(tensor, narrow[tensor], onnx.TensorProto.FLOAT16))
         return narrow[tensor]
 
     for node in view.nodes:
@@ -48,8 +50,8 @@ def halve(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
         clone = onnx.NodeProto()
         clone.CopyFrom(node)
         clone.input[:] = [halved(name) if name else "" for name in node.input]
-        clone.output[0] = free(f"{node.output[0]}/{_SUFFIX}")
-        nodes += [clone, _cast(clone.output[0], node.output[0], onnx.TensorProto.FLOAT)]
+        clone.output[0] = names.claim(f"{node.output[0]}/{_SUFFIX}")
+        nodes += [clone, cast_node(clone.output[0], node.output[0], onnx.TensorProto.FLOAT)]
         count += 1
     result = onnx.ModelProto()
     result.CopyFrom(model)
@@ -67,7 +69,3 @@ def _fits(view: GraphView, name: str) -> bool:
         return False
     value = view.constant(name)
     return value is None or float(np.abs(value).max(initial=0.0)) <= _LARGEST
-
-
-def _cast(source: str, target: str, kind: int) -> onnx.NodeProto:
-    return helper.make_node("Cast", [source], [target], name=f"{target}/cast", to=kind)

@@ -6,7 +6,9 @@ import onnx
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+from ftbc_onnx.graph.dequantise import DOMAINS
 from ftbc_onnx.graph.view import node_inputs
+from ftbc_onnx.graph.weights import add_initializers
 
 _PACKED = {
     getattr(onnx.TensorProto, name)
@@ -20,13 +22,14 @@ def unpack(model: onnx.ModelProto) -> int:
     """Write every DequantizeLinear of such constants as its numbers, in place; returns how many there were."""
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     outputs = {value.name for value in model.graph.output}
-    unpacked = []
-    for node in model.graph.node:
+    kept, count = [], 0
+    for node in list(model.graph.node):
         tensors = [constants[name] for name in node.input if name in constants]
         known = node.op_type == "DequantizeLinear" and len(tensors) == sum(bool(name) for name in node.input)
-        if known and tensors[0].data_type in _PACKED and node.output[0] not in outputs:
-            unpacked.append((node, tensors))
-    for node, tensors in unpacked:
+        if not known or node.domain not in DOMAINS or tensors[0].data_type not in _PACKED or node.output[0] in outputs:
+            kept.append(node)
+            continue
+        count += 1
         plain = onnx.NodeProto()
         plain.CopyFrom(node)
         plain.domain = ""
@@ -34,10 +37,11 @@ def unpack(model: onnx.ModelProto) -> int:
         alone = helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)])
         (value,) = ReferenceEvaluator(alone).run(None, {})
         model.graph.initializer.append(numpy_helper.from_array(value, node.output[0]))
-        model.graph.node.remove(node)
-    if unpacked:
-        read = {name for node in model.graph.node for name in node_inputs(node)} | outputs
-        kept = [tensor for tensor in model.graph.initializer if tensor.name in read]
+    if count:
+        del model.graph.node[:]
+        model.graph.node.extend(kept)
+        read = {name for node in kept for name in node_inputs(node)} | outputs
+        left = [tensor for tensor in model.graph.initializer if tensor.name in read]
         del model.graph.initializer[:]
-        model.graph.initializer.extend(kept)
-    return len(unpacked)
+        add_initializers(model, left)
+    return count

@@ -17,7 +17,11 @@ import onnx
 from onnx import helper, numpy_helper
 
 from ftbc_onnx.graph.dequantise import DOMAINS
-from ftbc_onnx.graph.view import FreeNames, GraphView, attributes
+from ftbc_onnx.graph.names import Names
+from ftbc_onnx.graph.view import GraphView, attributes
+
+_Units = tuple[np.ndarray, np.ndarray | None]
+"""Scale and zero point: one number, or one for each channel."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,7 @@ _OPERATORS = {
     "QLinearSoftmax": _Quantised("Softmax", (0,), 3),
 }
 _MOVES = frozenset("Expand Flatten Gather Identity MaxPool Reshape Slice Squeeze Tile Transpose Unsqueeze".split())
-_OWN = frozenset(("channels_last", "opset", "alpha"))
+_OWN = frozenset(("channels_last", "opset"))
 """Attributes that plain operators do not have."""
 
 _WIDE_OPSET = 21
@@ -91,15 +95,16 @@ class _Writer:
         self.constants: list[onnx.TensorProto] = []
         self.count = 0
         self._units: dict[str, tuple[str, str]] = {}  # names of scale and zero point of quantised tensors
-        self._free = FreeNames(view.graph)
+        self._names = Names.of(view.graph)
 
     def visit(self, node: onnx.NodeProto) -> None:
         """Write a node, or what stands for it."""
         kind = _OPERATORS.get(node.op_type)
         if node.op_type == "QLinearConcat":
             kind = _Quantised("Concat", tuple(range(2, len(node.input), 3)), 0)
-        if kind is not None and node.domain in DOMAINS and self._is_plain(node, kind):
-            self._write(node, kind)
+        units = self._plain_units(node, kind) if kind is not None and node.domain in DOMAINS else None
+        if kind is not None and units is not None:
+            self._write(node, kind, units)
         elif node.op_type in _MOVES and not node.domain and node.input[0] in self._units:
             self._move(node, self._units[node.input[0]])
         else:
@@ -124,21 +129,22 @@ class _Writer:
                 self.nodes[-1].domain = ""
                 self.count += 1
 
-    def _is_plain(self, node: onnx.NodeProto, kind: _Quantised) -> bool:
-        """Whether the plain operator means the same, and everything is known that it takes."""
+    def _plain_units(self, node: onnx.NodeProto, kind: _Quantised) -> list[_Units] | None:
+        """Scale and zero point of every value, if all are known and the plain operator means the same."""
         given = attributes(node)
         if given.get("channels_last", 0) or (kind.plain == "Gemm" and given.get("alpha", 1.0) != 1.0):
-            return False
+            return None
         if kind.plain == "Softmax" and int(str(given.get("opset", 13))) < 13:  # which made two axes of all
-            return False
-        units = [self._constants(node, value) for value in kind.values]
-        whole = all(
-            found is not None and (found[0].ndim == 0 or node.input[value] in self.view.initializers)
-            for value, found in zip(kind.values, units, strict=True)
-        )
-        return whole and bool(kind.values)
+            return None
+        units = []
+        for value in kind.values:
+            found = self._constants(node, value)
+            if found is None or (found[0].ndim > 0 and node.input[value] not in self.view.initializers):
+                return None
+            units.append(found)
+        return units or None
 
-    def _constants(self, node: onnx.NodeProto, value: int) -> tuple[np.ndarray, np.ndarray | None] | None:
+    def _constants(self, node: onnx.NodeProto, value: int) -> _Units | None:
         """Scale and zero point of a value, without axes or for each channel; None if they are something else."""
         scale = self.view.constant(node.input[value + 1])
         name = node.input[value + 2] if len(node.input) > value + 2 else ""
@@ -154,28 +160,26 @@ class _Writer:
         assert wide is not None
         return wide, center
 
-    def _write(self, node: onnx.NodeProto, kind: _Quantised) -> None:
+    def _write(self, node: onnx.NodeProto, kind: _Quantised, units: Sequence[_Units]) -> None:
         name = node.output[0]
-        inputs = [self._real(node, value, f"{name}/{number}") for number, value in enumerate(kind.values)]
+        values = zip(kind.values, units, strict=True)
+        inputs = [self._real(node, value, each, f"{name}/{number}") for number, (value, each) in enumerate(values)]
         if kind.bias is not None and len(node.input) > kind.bias and node.input[kind.bias]:
-            scales = [found[0] for value in kind.values if (found := self._constants(node, value)) is not None]
-            unit = self._number(np.asarray(scales[0] * scales[1], np.float32).reshape(-1), f"{name}/unit")
+            unit = self._number(np.asarray(units[0][0] * units[1][0], np.float32).reshape(-1), f"{name}/unit")
             counted = self._add("Cast", [node.input[kind.bias]], f"{name}/counted", to=onnx.TensorProto.FLOAT)
             inputs.append(self._add("Mul", [counted, unit], f"{name}/bias"))
-        kept = {key: value for key, value in attributes(node).items() if key not in _OWN or kind.plain == "LeakyRelu"}
-        units = list(node.input[kind.made : kind.made + 2])
-        if units and units[0]:
+        kept = {key: value for key, value in attributes(node).items() if key not in _OWN}
+        made = list(node.input[kind.made : kind.made + 2])
+        if made and made[0]:
             real = self._add(kind.plain, inputs, f"{name}/real", **kept)
-            self.nodes.append(helper.make_node("QuantizeLinear", [real, *units], [name], name=node.name))
-            self._remember(name, units)
+            self.nodes.append(helper.make_node("QuantizeLinear", [real, *made], [name], name=node.name))
+            self._remember(name, made)
         else:  # a QGemm that gives real numbers
             self.nodes.append(helper.make_node(kind.plain, inputs, [name], name=node.name, **kept))
         self.count += 1
 
-    def _real(self, node: onnx.NodeProto, value: int, name: str) -> str:
+    def _real(self, node: onnx.NodeProto, value: int, found: _Units, name: str) -> str:
         """A value in real numbers; a scale for each channel goes along the output channels of weights."""
-        found = self._constants(node, value)
-        assert found is not None  # `_is_plain`
         units = [self._number(part, f"{name}/unit") for part in found if part is not None]
         if found[0].ndim == 0:
             return self._add("DequantizeLinear", [node.input[value], *units], name)
@@ -188,18 +192,18 @@ class _Writer:
         moved = onnx.NodeProto()
         moved.CopyFrom(node)
         moved.input[0] = self._add("DequantizeLinear", [node.input[0], *units], f"{name}/before")
-        moved.output[0] = self._free(f"{name}/real")
+        moved.output[0] = self._names.claim(f"{name}/real")
         self.nodes.append(moved)
         self.nodes.append(helper.make_node("QuantizeLinear", [moved.output[0], *units], [name], name=f"{name}/moved"))
         self._units[name] = units
         self.count += 1
 
     def _add(self, op: str, inputs: list[str], wanted: str, **attributes: object) -> str:
-        made = self._free(wanted)
+        made = self._names.claim(wanted)
         self.nodes.append(helper.make_node(op, inputs, [made], name=f"{made}/{op}", **attributes))
         return made
 
     def _number(self, value: np.ndarray, wanted: str) -> str:
-        name = self._free(wanted)
+        name = self._names.claim(wanted)
         self.constants.append(numpy_helper.from_array(value, name))
         return name

@@ -64,21 +64,6 @@ def attributes(node: onnx.NodeProto) -> dict[str, object]:
     return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
 
 
-class FreeNames:
-    """Gives names that nothing in a graph has."""
-
-    def __init__(self, graph: onnx.GraphProto) -> None:
-        self._taken = {value.name for value in (*graph.input, *graph.output, *graph.initializer)}
-        self._taken |= {name for node in all_nodes(graph.node) for name in (*node.input, *node.output)}
-
-    def __call__(self, wanted: str) -> str:
-        """The name wanted, or one that begins with it."""
-        while wanted in self._taken:
-            wanted += "_"
-        self._taken.add(wanted)
-        return wanted
-
-
 class GraphView:
     """Looks up tensors and nodes of a model that nobody changes meanwhile."""
 
