@@ -51,7 +51,7 @@ fitted to, the fourth decides what is chosen. Where nothing is chosen all are fi
 threshold that is named, and by `solve` with such a threshold and without a gate. Test images chose nothing. *No bias*
 is the same network with every temporal bias zero, without gains, and with the ANN's layers. Every T has a conversion of
 its own, but for the published rule with `percentile` and `max`, where neither looks ahead: a conversion with a longer T
-holds the shorter ones, up to rounding. Where both ran on a CPU they are 0.2 points apart at most: T = 32 runs as a
+holds the shorter ones, up to rounding. Where both ran on a CPU they are 0.5 points apart at most: T = 32 runs as a
 loop, fewer steps are fused (with `--form loop` T = 4 gave the four accuracies of T = 32; a script of the day).
 
 """
