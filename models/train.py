@@ -6,12 +6,12 @@
 SGD with momentum 0.9, or AdamW for transformers, and a cosine schedule; images are cropped, flipped, put through
 AutoAugment, and Cutout takes a square out. The weights kept are those of the last epoch, or with ``--validate N`` those
 of the epoch that was best on N training images held out. Test images are looked at once, at the end. On a GPU: mixed
-precision (bfloat16), channels last, and a step captured as one CUDA graph.
+precision (bfloat16), channels last, and a step captured as one CUDA graph. ``--mixed`` asks for that precision on a CPU
+too, which pays where the processor multiplies matrices of bfloat16 (AMX).
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import time
@@ -70,8 +70,17 @@ class Settings:
 class Trainer:
     """A network, its optimizer, and where both have got to."""
 
-    def __init__(self, settings: Settings, device: torch.device, *, graph: bool = True) -> None:
-        """Seed, make the network, put it on the device; `graph`: capture the step, where that is possible."""
+    def __init__(
+        self, settings: Settings, device: torch.device, *, graph: bool = True, mixed: bool | None = None
+    ) -> None:
+        """Seed, make the network, put it on the device.
+
+        Args:
+            settings: what the run is.
+            device: where it runs.
+            graph: capture the step, where that is possible.
+            mixed: compute in bfloat16 what loses little by it; None: on a GPU.
+        """
         torch.manual_seed(settings.seed)
         torch.backends.cudnn.benchmark = True
         torch.backends.cudnn.allow_tf32 = False  # a QCFS that reads rounded sums is another function
@@ -84,6 +93,7 @@ class Trainer:
         self.history: list[dict[str, float]] = []
         self.best: tuple[float, dict[str, Tensor]] | None = None
         self._graph = graph and device.type == "cuda"
+        self._mixed = device.type == "cuda" if mixed is None else mixed
         self._step: Callable[[Tensor, Tensor], Tensor] | None = None
 
     def run_epoch(self, data: Labelled) -> float:
@@ -123,12 +133,7 @@ class Trainer:
         return self._step(image, label)
 
     def _loss_backward(self, image: Tensor, label: Tensor) -> Tensor:
-        mixed = (
-            torch.autocast("cuda", torch.bfloat16, cache_enabled=False)
-            if self.device.type == "cuda"
-            else contextlib.nullcontext()
-        )
-        with mixed:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._mixed, cache_enabled=False):
             loss = cross_entropy(self.net(image).float(), label)
         loss.backward()
         return loss.detach()
@@ -259,6 +264,7 @@ def start_from(net: nn.Module, weights: Path) -> None:
 @click.option("--start", type=click.Path(path_type=Path, exists=True), help="A checkpoint whose weights to begin with.")
 @click.option("--device", default="auto", help="auto, cpu or cuda.")
 @click.option("--graph/--no-graph", default=True, help="Capture the step as a CUDA graph.")
+@click.option("--mixed/--no-mixed", default=None, help="Layers in bfloat16.  [default: on a GPU]")
 @click.option("--save-every", type=click.IntRange(1), default=10, help="Epochs between checkpoints.")
 @click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), required=True, help="The checkpoint.")
 def main(
@@ -268,6 +274,7 @@ def main(
     start: Path | None,
     device: str,
     graph: bool,
+    mixed: bool | None,
     save_every: int,
     output: Path,
     classes: str,
@@ -283,7 +290,7 @@ def main(
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     training, held_out = training.to(where), held_out.to(where)
-    trainer = Trainer(settings, where, graph=graph)
+    trainer = Trainer(settings, where, graph=graph, mixed=mixed)
     if output.exists():
         trainer.load(torch.load(output, map_location=where, weights_only=True))
     elif start is not None:

@@ -39,6 +39,20 @@ class TestTraining:
         for name, value in once.net.state_dict().items():
             torch.testing.assert_close(again.net.state_dict()[name], value, rtol=0, atol=0)
 
+    @pytest.mark.parametrize(("mixed", "layers"), [(None, "float32"), (False, "float32"), (True, "bfloat16")])
+    def test_mixed_precision_on_a_cpu(self, models, pixels, mixed, layers):
+        """Where it is asked for, layers compute in bfloat16; weights, thresholds and their gradients stay float32."""
+        data = models("image_data").read(pixels, "train")
+        trainer = models("train").Trainer(self.settings(models), torch.device("cpu"), mixed=mixed)
+        seen = set()
+        for module in trainer.net.modules():
+            if isinstance(module, torch.nn.Conv2d):
+                module.register_forward_hook(lambda _, __, output: seen.add(output.dtype))
+        assert trainer.is_finite(trainer.run_epoch(data))
+        assert seen == {getattr(torch, layers)}
+        assert {value.dtype for value in trainer.net.parameters()} == {torch.float32}
+        assert all(value.grad.dtype == torch.float32 and value.grad.any() for value in trainer.net.parameters())
+
     def test_other_settings_do_not_go_on(self, models):
         first = self.trainer(models, self.settings(models))
         other = self.trainer(models, self.settings(models, seed=1, rate=0.2))
