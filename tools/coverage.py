@@ -33,7 +33,7 @@ What becomes of each operator of the default ONNX domain. Made by `tools/coverag
 * **refused**: on spikes, with the node named. Where no spike reaches it, it is static.
 
 Operators of other domains are refused, local functions are inlined. Pairs of QuantizeLinear and DequantizeLinear with
-one scale, and most quantised operators, onnxruntime's too, are no more there when nodes are classed
+one scale, and most quantised operators, those of onnxruntime and QONNX too, are no more there when nodes are classed
 ([decision 40](decisions/0040-quantised-networks.md)).
 
 | operator | since opset | class | tests |

@@ -20,6 +20,7 @@ from ftbc_onnx.errors import DataError, ModelError
 from ftbc_onnx.graph import weights
 from ftbc_onnx.graph.normalise import default_opset
 from ftbc_onnx.graph.order import in_order
+from ftbc_onnx.graph.qonnx import standard_operators
 from ftbc_onnx.whole import written_whole
 
 OLDEST = 9
@@ -34,7 +35,7 @@ _MARK = "ftbc_onnx.version"
 class SourceModel:
     """A user's model as it was read: the graph with its weights, a name for messages, and the SHA-256 of its bytes.
 
-    Nodes are in topological order, whatever order the file has.
+    Nodes are in topological order, whatever order the file has, and operators of QONNX are written as standard ones.
     """
 
     model: onnx.ModelProto
@@ -58,7 +59,7 @@ def load(model: str | os.PathLike[str] | bytes | onnx.ModelProto) -> SourceModel
         source = SourceModel(_parse(model, "the bytes given"), "model", hashlib.sha256(model).hexdigest())
     else:
         source = _read(model)
-    source = replace(source, model=in_order(source.model))
+    source = replace(source, model=standard_operators(in_order(source.model)))
     _check(source)
     return source
 

@@ -60,7 +60,10 @@ def normalise(model: onnx.ModelProto, opset: int | None = None) -> Normalised:
     changes["unpack"] = unpack(work)
     _spell_domain(work)
     hint = "use another --opset, or none" if opset else f"export the model with opset {FLOOR} or newer"
-    work = _change_opset(work, opset or max(default_opset(work), FLOOR), hint, changes)
+    version = default_opset(work)
+    wanted = opset or max(version, FLOOR)
+    changes["raise_opset" if wanted > version else "lower_opset"] = int(wanted != version)
+    work = change_opset(work, wanted, hint)
     _name_nodes(work)
     _drop_initializer_inputs(work)
     _name_axes(work)
@@ -113,7 +116,12 @@ def default_opset(model: onnx.ModelProto) -> int:
     return next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 1)
 
 
-def _change_opset(model: onnx.ModelProto, wanted: int, hint: str, changes: Counter[str]) -> onnx.ModelProto:
+def change_opset(model: onnx.ModelProto, wanted: int, hint: str) -> onnx.ModelProto:
+    """The model in another version of the default domain; the model itself if it has this one.
+
+    Raises:
+        ModelError: that cannot be done; `hint` says what to do.
+    """
     version = default_opset(model)
     if version == wanted:
         return model
@@ -123,7 +131,6 @@ def _change_opset(model: onnx.ModelProto, wanted: int, hint: str, changes: Count
             onnx.checker.check_model(changed)
     except Exception as error:  # the converter raises RuntimeError and its own kinds
         raise ModelError(f"opset {version} could not be changed to {wanted} ({str(error)[:200]}): {hint}") from error
-    changes["raise_opset" if wanted > version else "lower_opset"] = 1
     del changed.metadata_props[:]
     changed.metadata_props.extend(model.metadata_props)
     return changed
