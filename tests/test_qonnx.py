@@ -146,6 +146,8 @@ class TestWhatStays:
             ("m = ReduceMax <keepdims = 0> (x) y = Q.Quant(x, s, s, m)", "Quant"),
             ('y = Q.Quant <rounding_mode = "STOCHASTIC"> (x, s, s, s)', "Quant"),
             ("y = Q.FloatQuant(x, s, s, s)", "FloatQuant"),
+            ("y = Q.Quant(x, s, s)", "Quant"),
+            ("y = Q.BipolarQuant(x)", "BipolarQuant"),
             ("m = ReduceMax <keepdims = 0> (x) y = Q.Trunc(x, s, s, s, m)", "Trunc"),
             ("m = ReduceMax <keepdims = 0> (x) y = Q.Trunc(x, s, s, m, s)", "Trunc"),
             ("m = ReduceMax <keepdims = 0> (x) y = Q.Trunc(x, s, s, s, m, s)", "Trunc"),

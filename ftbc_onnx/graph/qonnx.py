@@ -28,6 +28,10 @@ DOMAINS = ("qonnx.custom_op.general", "finn.custom_op.general", "onnx.brevitas")
 """What the operators' domain is called, and has been."""
 
 
+_INPUTS = {"Quant": (4,), "IntQuant": (4,), "BipolarQuant": (2,), "Trunc": (5, 6)}
+"""How many inputs each operator has."""
+
+
 class _Rounding(NamedTuple):
     """Round x + shift by an operator, or |x| + shift with the sign of x."""
 
@@ -92,19 +96,19 @@ class _Writer:
 
     def write(self, node: onnx.NodeProto) -> bool:
         """Write what a node computes, if it is an operator of QONNX that can be written."""
+        if len(node.input) not in _INPUTS.get(node.op_type, ()):
+            return False
         self._made = node.output[0]
-        given = attributes(node)
-        mode = given.get("rounding_mode", b"FLOOR" if node.op_type == "Trunc" else b"ROUND")
-        rounding = _ROUNDINGS.get(mode.decode().upper()) if isinstance(mode, bytes) else None
         if node.op_type == "BipolarQuant":
             self._add("Mul", self._signs(node.input[0]), node.input[1], last=True)
             return True
+        given = attributes(node)
+        mode = given.get("rounding_mode", b"FLOOR" if node.op_type == "Trunc" else b"ROUND")
+        rounding = _ROUNDINGS.get(mode.decode().upper()) if isinstance(mode, bytes) else None
         if rounding is None:
             return False
-        signed, narrow = bool(given.get("signed", 1)), bool(given.get("narrow", 0))
-        if node.op_type in ("Quant", "IntQuant"):
-            return self._quant(node, rounding, signed, narrow)
-        return node.op_type == "Trunc" and self._trunc(node, rounding, signed, narrow)
+        write = self._trunc if node.op_type == "Trunc" else self._quant
+        return write(node, rounding, bool(given.get("signed", 1)), bool(given.get("narrow", 0)))
 
     def _quant(self, node: onnx.NodeProto, rounding: _Rounding, signed: bool, narrow: bool) -> bool:
         x, scale, zero, width = node.input
