@@ -93,6 +93,57 @@ class TestAPair:
         assert [site.op_type for site in network.sites if not site.signed] == ["Relu"]
         assert not {"Clip", "QuantizeLinear", "DequantizeLinear"} & set(ops(network.view.model))
 
+    @pytest.mark.parametrize(
+        "between",
+        [
+            "k = MaxPool <kernel_shape = [2,2]> (r)",
+            "k = MaxPool <kernel_shape = [3,3], pads = [1,1,1,1]> (r)",
+            "k = Reshape(r, shape)",
+            "h = Transpose <perm = [0,1,3,2]> (r) i = MaxPool <kernel_shape = [2,2]> (h) k = Identity(i)",
+        ],
+        ids=["pool", "padded pool", "reshape", "several"],
+    )
+    @pytest.mark.parametrize("rectifier", ["r = Relu(c)", "r = Clip(c, least)"], ids=["relu", "clip"])
+    @pytest.mark.parametrize("zero", [LOW, np.int8(0)], ids=["uint8", "int8"])
+    def test_behind_what_only_moves_gives_the_rectifier_a_ceiling(
+        self, between: str, rectifier: str, zero: np.generic
+    ) -> None:
+        """Of what a calibrator has cut off nothing comes back; the scale is small enough for that to matter."""
+        scale, shape = np.float32(0.004), np.array([-1, 6, 5, 5])
+        model = model_of(f"{rectifier} {between} {pair('k', 'p')}", zero, scale=scale, shape=shape, least=np.float32(0))
+        network, changes = network_of(model)
+        assert changes["dequantise"] == 1
+        (site,) = network.sites
+        assert site.ceiling == pytest.approx(np.iinfo(zero.dtype).max * scale)
+        x = numbers(8, 3, 5, 5)
+        expected = run(model, {"x": x}, optimise=False)["y"]
+        np.testing.assert_allclose(run(network.view.model, {"x": x})["y"], expected, atol=4 * scale)
+
+    def test_of_few_levels_behind_a_pool_is_qcfs_before_it(self) -> None:
+        pool = "k = MaxPool <kernel_shape = [2,2]> (r)"
+        quantised = "q = QuantizeLinear(k, scale, zero) h = Clip(q, zero, top) p = DequantizeLinear(h, scale, zero)"
+        model = model_of(f"r = Relu(c) {pool} {quantised}", top=np.uint8(15))
+        network, _ = network_of(model)
+        (site,) = network.sites
+        assert (site.op_type, site.levels) == ("QCFS", 15)
+        x = numbers(8, 3, 5, 5)
+        expected = run(model, {"x": x}, optimise=False)["y"]
+        np.testing.assert_allclose(run(network.view.model, {"x": x})["y"], expected, atol=1e-5)
+
+    @pytest.mark.parametrize(
+        "between",
+        [
+            "k, at = MaxPool <kernel_shape = [2,2]> (r) a = Cast <to = 1> (at) u = ReduceMean <keepdims = 0> (a)",
+            "k = MaxPool <kernel_shape = [2,2]> (r) u = ReduceMean <keepdims = 0> (r)",
+            "k = MaxPool <kernel_shape = [2,2]> (r) u = ReduceMean <keepdims = 0> (k)",
+        ],
+        ids=["places", "read before", "read behind"],
+    )
+    def test_behind_a_pool_that_others_read_is_nothing(self, between: str) -> None:
+        network, changes = network_of(model_of(f"r = Relu(c) {between} {pair('k', 'v')} p = Add(v, u)"))
+        assert changes["dequantise"] == 1
+        assert all(site.ceiling is None for site in network.sites)
+
     @pytest.mark.parametrize("body", [f"{pair('c', 'k')} p = Relu(k)", f"r = Relu(c) a = Add(r, c) {pair('a', 'p')}"])
     def test_of_both_signs_is_nothing(self, body: str) -> None:
         network, changes = network_of(model_of(body, MIDDLE))

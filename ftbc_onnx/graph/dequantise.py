@@ -4,7 +4,8 @@
 
 Quantisers leave out a rectifier where z makes low zero, and any Clip: the pair is the activation then. It becomes
 
-* Clip(x, 0, s*high) where it bounds x from below at 0, or stands alone behind a Relu, which then has this ceiling;
+* Clip(x, 0, s*high) where it bounds x from below at 0, or stands alone behind a Relu, which then has this ceiling (a
+  MaxPool or what moves numbers may be between);
 * QCFS with L = high levels and theta = s*high, if low is 0 and there are 15 levels or fewer: they matter;
 * Clip(x, s*low, s*high) with both signs, if there are 16 levels or fewer, or if it alone stands between two layers;
 * nothing elsewhere: x is not negative there anyway, or what follows is an activation.
@@ -43,6 +44,8 @@ _FIRST_INPUT = frozenset(
     """AveragePool Dropout Expand Flatten Gather GlobalAveragePool GlobalMaxPool Identity MaxPool ReduceMax ReduceMean
     ReduceMin ReduceSum Reshape Slice Split Squeeze Tile Transpose Unsqueeze""".split()
 )
+_LETS_THROUGH = frozenset("Flatten Identity MaxPool Reshape Slice Squeeze Transpose Unsqueeze".split())
+"""Operators behind which a function that never falls is the same as before them, number by number."""
 _EVERY_INPUT = frozenset("Add Concat Div Max Mean Min Mul Pow Sum".split())
 """Operators whose output is not negative where their first input, or every input, is not."""
 
@@ -89,6 +92,8 @@ def dequantise(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
     for node in view.nodes:
         if node.name in first:
             work.graph.node.extend(rewriter.replacement(first[node.name]))
+        elif node.name in rewriter.bounded:
+            work.graph.node.extend(rewriter.bounded_rectifier(node))
         elif node.name not in gone:
             work.graph.node.append(node)
     work.graph.initializer.extend(rewriter.constants)
@@ -188,24 +193,40 @@ def _least(view: GraphView, name: str) -> float:
 
 
 class _Rewriter:
-    """Writes what stands for pairs."""
+    """Writes what stands for pairs.
+
+    Attributes:
+        constants: new ones.
+        bounded: pairs by the name of the rectifier that takes them in, through what is between.
+    """
 
     def __init__(self, view: GraphView, pairs: Sequence[_Pair]) -> None:
         self.constants: list[onnx.TensorProto] = []
         self._view = view
         self._not_negative = _not_negative(view, pairs)
         self._names = Names.of(view.graph)
+        self.bounded = self._by_rectifier(pairs)
 
     def replacement(self, pair: _Pair) -> list[onnx.NodeProto]:
         """Nodes that make what a pair makes."""
         first, *others = pair.made
         same = [helper.make_node("Identity", [first], [name], name=f"{name}/same") for name in others]
-        return [*self._activation(pair, first), *same]
+        if any(pair is taken for taken in self.bounded.values()):
+            return [helper.make_node("Identity", [pair.source], [first], name=f"{first}/Identity"), *same]
+        return [*self._activation(pair, pair.source, first, self._rectifier_before(pair)), *same]
 
-    def _activation(self, pair: _Pair, made: str) -> list[onnx.NodeProto]:
-        source, maker = pair.source, self._view.producers.get(pair.source)
+    def bounded_rectifier(self, node: onnx.NodeProto) -> list[onnx.NodeProto]:
+        """A rectifier with what the pair behind it makes of its output."""
+        plain = onnx.NodeProto()
+        plain.CopyFrom(node)
+        plain.output[0] = self._names.claim(f"{node.output[0]}/plain")
+        return [plain, *self._activation(self.bounded[node.name], plain.output[0], node.output[0], plain)]
+
+    def _activation(
+        self, pair: _Pair, source: str, made: str, rectifier: onnx.NodeProto | None
+    ) -> list[onnx.NodeProto]:
+        maker = self._view.producers.get(pair.source)
         few = maker is not None and pair.high - pair.low <= _FEW
-        rectifier = self._rectifier_before(pair)
         bounds = pair.low == 0 and maker is not None and source not in self._not_negative
         if few and (pair.low == 0 or (rectifier is not None and pair.low < 0)):
             if rectifier is not None and rectifier.op_type == "Relu":
@@ -227,11 +248,30 @@ class _Rewriter:
 
     def _rectifier_before(self, pair: _Pair) -> onnx.NodeProto | None:
         """The rectifier that makes x, if nothing but the pair reads it."""
-        maker = self._view.producers.get(pair.source)
-        if maker is None or pair.source in self._view.output_names or not _rectifies(self._view, maker):
-            return None
+        maker = self._maker(pair)
+        return maker if maker is not None and _rectifies(self._view, maker) else None
+
+    def _maker(self, pair: _Pair) -> onnx.NodeProto | None:
+        """The node that makes x, if nothing but the pair reads it."""
         readers = {node.name for node in self._view.consumers[pair.source]}
-        return maker if readers <= {node.name for node in pair.nodes} else None
+        alone = pair.source not in self._view.output_names and readers <= {node.name for node in pair.nodes}
+        return self._view.producers.get(pair.source) if alone else None
+
+    def _by_rectifier(self, pairs: Sequence[_Pair]) -> dict[str, _Pair]:
+        """Pairs whose x comes from a rectifier, through operators that let them through, and goes nowhere else."""
+        found = {}
+        for pair in pairs:
+            node, passed = self._maker(pair), False
+            while node is not None and self._lets_through(node):
+                node, passed = self._view.producers.get(node.input[0]), True
+            if node is not None and passed and pair.low <= 0 and _rectifies(self._view, node):
+                found[node.name] = pair
+        return found
+
+    def _lets_through(self, node: onnx.NodeProto) -> bool:
+        """Whether a bound behind a node is as good before it, and meets nothing else there."""
+        alone = self._view.sole_consumer(node.input[0]) is not None if node.input else False
+        return node.op_type in _LETS_THROUGH and len(node.output) == 1 and alone
 
     def _between_layers(self, pair: _Pair) -> bool:
         """Whether a layer makes x, and layers alone read what comes of it: a Clip may have stood there."""
