@@ -15,6 +15,7 @@ from ftbc_onnx.graph.passes.constant_shapes import constant_shapes
 from ftbc_onnx.graph.passes.copy_axes import copy_axes
 from ftbc_onnx.graph.passes.dense_layers import dense_layers
 from ftbc_onnx.graph.passes.drop_noops import drop_noops
+from ftbc_onnx.graph.passes.fold_affine import fold_affine
 from ftbc_onnx.graph.passes.fold_batchnorm import fold_batchnorm
 from ftbc_onnx.graph.passes.fold_constants import fold_constants
 from ftbc_onnx.graph.passes.merge_clips import merge_clips
@@ -30,5 +31,6 @@ PASSES: tuple[Callable[[gs.Graph], int], ...] = (
     merge_clips,
     dense_layers,
     fold_batchnorm,
+    fold_affine,
     pool_first,
 )

@@ -17,15 +17,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from ftbc_onnx.errors import ModelError
-from ftbc_onnx.graph.passes.surgery import (
-    bypass,
-    constant_value,
-    free_name,
-    new_constant,
-    producer,
-    rank_of,
-    sole_consumer,
-)
+from ftbc_onnx.graph.passes.fold_affine import into_layer
+from ftbc_onnx.graph.passes.surgery import constant_value, free_name, new_constant, producer, rank_of
 
 
 def fold_batchnorm(graph: gs.Graph) -> int:
@@ -48,46 +41,10 @@ def fold_batchnorm(graph: gs.Graph) -> int:
         scale, bias, mean, var = (np.asarray(value, dtype=np.float64) for value in parameters)
         g = scale / np.sqrt(var + node.attrs.get("epsilon", 1e-5))
         h = bias - mean * g
-        if _fold_backward(graph, node, g, h) or _as_mul_add(graph, node, g, h):
+        if into_layer(graph, node, g, h) or _as_mul_add(graph, node, g, h):
             count += 1
     graph.cleanup(recurse_subgraphs=False)
     return count
-
-
-def _fold_backward(graph: gs.Graph, node: gs.Node, g: np.ndarray, h: np.ndarray) -> bool:
-    layer, name = producer(node.inputs[0]), node.outputs[0].name
-    if layer is None or layer.op not in ("Conv", "ConvTranspose", "Gemm"):
-        return False
-    if sole_consumer(graph, layer.outputs[0]) is not node:
-        return False
-    weight = constant_value(layer.inputs[1])
-    has_bias = len(layer.inputs) > 2 and bool(layer.inputs[2].name)
-    bias = constant_value(layer.inputs[2]) if has_bias else np.zeros_like(g)
-    if weight is None or bias is None:
-        return False
-    if layer.op == "Gemm":
-        alpha, beta = layer.attrs.get("alpha", 1.0), layer.attrs.get("beta", 1.0)
-        factor = g[:, None] if layer.attrs.get("transB", 0) else g[None, :]
-        new_weight, new_bias = (
-            weight * factor * alpha,
-            np.broadcast_to(bias * beta, g.shape if bias.ndim < 2 else bias.shape) * g + h,
-        )
-        layer.attrs.update(alpha=1.0, beta=1.0)
-    elif layer.op == "Conv":
-        new_weight, new_bias = weight * g.reshape(-1, *[1] * (weight.ndim - 1)), bias * g + h
-    else:
-        # W is [Cin, Cout/groups, ...]: output channel k of group i is row block i, column k.
-        groups = layer.attrs.get("group", 1)
-        blocks = weight.reshape(groups, -1, *weight.shape[1:])
-        factor = g.reshape(groups, 1, -1, *[1] * (weight.ndim - 2))
-        new_weight, new_bias = (blocks * factor).reshape(weight.shape), bias * g + h
-    layer.inputs[1] = new_constant(graph, f"{name}/weight", new_weight.astype(weight.dtype))
-    new = new_constant(graph, f"{name}/bias", np.ascontiguousarray(new_bias, dtype=weight.dtype))
-    if len(layer.inputs) > 2:
-        layer.inputs[2] = new
-    else:
-        layer.inputs.append(new)
-    return bypass(graph, node)
 
 
 def _as_mul_add(graph: gs.Graph, node: gs.Node, g: np.ndarray, h: np.ndarray) -> bool:
