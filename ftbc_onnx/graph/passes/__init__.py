@@ -21,6 +21,7 @@ from ftbc_onnx.graph.passes.fold_constants import fold_constants
 from ftbc_onnx.graph.passes.merge_clips import merge_clips
 from ftbc_onnx.graph.passes.pool_first import pool_first
 from ftbc_onnx.graph.passes.shrink_broadcasts import shrink_broadcasts
+from ftbc_onnx.graph.passes.sink_transposes import sink_transposes
 
 PASSES: tuple[Callable[[gs.Graph], int], ...] = (
     drop_noops,
@@ -28,6 +29,7 @@ PASSES: tuple[Callable[[gs.Graph], int], ...] = (
     constant_shapes,
     copy_axes,
     shrink_broadcasts,
+    sink_transposes,
     merge_clips,
     dense_layers,
     fold_batchnorm,
