@@ -86,8 +86,8 @@ HEAD = """# Architectures
 Networks of libraries, with random weights: does the graph go through, and is what is emitted the function that it
 should be? Made by `tools/architectures.py` from docs/architectures.jsonl, with standard normal numbers for images;
 accuracy is measured [elsewhere](accuracy.md). The files are of `tools/export_architectures.py` with timm 1.0.31 and
-torchvision 0.28 (PyTorch 2.13, images of 64 x 64 pixels) and Paddle 3.3.1 (paddle2onnx 2.1; alexnet with 224 x 224 and
-inception_v3 with 96 x 96 pixels).
+torchvision 0.28 (PyTorch 2.13, images of 64 x 64 pixels), Keras 3.15 (PyTorch as backend) and Paddle 3.3.1 (paddle2onnx
+2.1; alexnet with 224 x 224 and inception_v3 with 96 x 96 pixels).
 
 {count} files: {refused} refused, and {equal} equal to a NumPy run of their plan to the last bit. *gap*: mean difference
 to the ANN's outputs, in units of their mean size, after one step and after {steps}, with {levels} levels up to the

@@ -1,6 +1,6 @@
-"""Write networks of timm, torchvision and Paddle as ONNX files, with random weights, for `architectures.py`.
+"""Write networks of timm, torchvision, Keras and Paddle as ONNX files, with random weights, for `architectures.py`.
 
-    python tools/export_architectures.py FOLDER timm:resnet18 torchvision:fcn_resnet50 paddle:vgg11
+    python tools/export_architectures.py FOLDER timm:resnet18 torchvision:fcn_resnet50 keras:ResNet50 paddle:vgg11
         [--dynamo] [--size 64]
 
 Names are those of the library, which has to be installed; nothing else of this project is needed. BatchNorms have seen
@@ -10,6 +10,7 @@ one batch of random numbers. What cannot be exported is named, and the others ar
 from __future__ import annotations
 
 import importlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,11 @@ def main(folder: Path, names: tuple[str, ...], *, dynamo: bool, size: int) -> No
     folder.mkdir(parents=True, exist_ok=True)
     for name in names:
         library, _, network = name.partition(":")
-        exporter = "paddle" if library == "paddle" else "dynamo" if dynamo else "torchscript"
+        exporter = library if library in _OWN else "dynamo" if dynamo else "torchscript"
         target = folder / f"{library}_{network}_{exporter}.onnx"
         try:
-            if library == "paddle":
-                _export_paddle(network, size, target)
+            if library in _OWN:
+                _OWN[library](network, size, target)
             else:
                 _export_torch(library, network, size, target, dynamo=dynamo)
             click.echo(f"{target.name}: {target.stat().st_size / 1e6:.1f} MB")
@@ -95,6 +96,19 @@ def _export_paddle(network: str, size: int, target: Path) -> None:
     net.eval()
     spec = paddle.static.InputSpec([None, 3, size, size], "float32", "image")
     paddle.onnx.export(net, str(target.with_suffix("")), input_spec=[spec], opset_version=17)
+
+
+def _export_keras(network: str, size: int, target: Path) -> None:
+    os.environ.setdefault("KERAS_BACKEND", "torch")
+    keras = importlib.import_module("keras")
+    keras.utils.set_random_seed(0)
+    net = getattr(keras.applications, network)(input_shape=(size, size, 3), weights=None)
+    net(keras.random.normal((4, size, size, 3)), training=True)
+    net.export(str(target), format="onnx", verbose=False)
+
+
+_OWN = {"keras": _export_keras, "paddle": _export_paddle}
+"""Libraries that export on their own."""
 
 
 if __name__ == "__main__":

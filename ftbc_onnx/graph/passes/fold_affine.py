@@ -3,9 +3,9 @@
 1. y = Add(Conv(z, W, c), h), with h one number per output channel, becomes y = Conv(z, W, c + h); Sub likewise.
 2. y = Mul(Conv(z, W, c), g) becomes y = Conv(z, g*W, g*c), with g along the output channels of W; Div likewise.
 
-The same for ConvTranspose and Gemm; the layer is read by nothing else. Paddle writes the bias of a convolution as a
-sum, and a BatchNormalization that was taken apart is a product and a sum. One number for all stays, and so does what
-leads to a Floor or Round: it may be a QCFS activation's.
+The same for ConvTranspose and Gemm; the layer is read by nothing else. Paddle and tf2onnx write the bias of a
+convolution as a sum, and a BatchNormalization that was taken apart is a product and a sum. One number for all stays, and
+so does what leads to a Floor or Round: it may be a QCFS activation's.
 """
 
 from __future__ import annotations
