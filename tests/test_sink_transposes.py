@@ -113,9 +113,11 @@ def test_sink_transposes_3_split_pad_and_slice():
     applied(sink_transposes, Case("", text, 3, ["Split", "Pad", "Slice"]), 17, X, **constants)
 
 
-def test_sink_transposes_3_slice_without_axes():
+@pytest.mark.parametrize("kind", [np.int64, np.int32])
+def test_sink_transposes_3_slice_without_axes(kind):
+    """Axes have the type that the ranges have."""
     text = in_nhwc("b = Slice(a, start, end)", "g (float[N,3,4,5] x) => (float[N,3,2,5] y)")
-    constants = {"start": np.array([0, 1]), "end": np.array([9, 3])}
+    constants = {"start": np.array([0, 1], kind), "end": np.array([9, 3], kind)}
     applied(sink_transposes, Case("", text, 2, ["Slice"]), 17, X, **constants)
 
 

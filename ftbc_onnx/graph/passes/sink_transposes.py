@@ -152,7 +152,7 @@ def _sink_ranges(graph: gs.Graph, node: gs.Node) -> None:
             return
         moved, position = np.array([perm[int(axis)] for axis in axes]), 3
     _take_sources(graph, node, perm, 1)
-    constant = new_constant(graph, f"{node.outputs[0].name}/{node.op}", moved.astype(np.int64))
+    constant = new_constant(graph, f"{node.outputs[0].name}/{node.op}", moved.astype(values[1].dtype))
     node.inputs = [*list(node.inputs)[:position], constant, *list(node.inputs)[position + 1 :]]
     _transpose_outputs(graph, node, perm)
 
