@@ -4,8 +4,8 @@
 2. y = Mul(Conv(z, W, c), g) becomes y = Conv(z, g*W, g*c), with g along the output channels of W; Div likewise.
 
 The same for ConvTranspose and Gemm; the layer is read by nothing else. Paddle and tf2onnx write the bias of a
-convolution as a sum, and a BatchNormalization that was taken apart is a product and a sum. One number for all stays, and
-so does what leads to a Floor or Round: it may be a QCFS activation's.
+convolution as a sum, and a BatchNormalization that was taken apart is a product and a sum. One number for all stays,
+and so does what leads to a Floor or Round: it may be a QCFS activation's.
 """
 
 from __future__ import annotations
