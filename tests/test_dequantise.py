@@ -103,7 +103,7 @@ class TestAPair:
         ],
         ids=["pool", "padded pool", "reshape", "several"],
     )
-    @pytest.mark.parametrize("rectifier", ["r = Relu(c)", "r = Clip(c, least)"], ids=["relu", "clip"])
+    @pytest.mark.parametrize("rectifier", ["r = Relu(c)", "r = Clip(c, least)", "r = Max(c, least)"])
     @pytest.mark.parametrize("zero", [LOW, np.int8(0)], ids=["uint8", "int8"])
     def test_behind_what_only_moves_gives_the_rectifier_a_ceiling(
         self, between: str, rectifier: str, zero: np.generic

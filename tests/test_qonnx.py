@@ -110,10 +110,11 @@ class TestQuant:
         np.testing.assert_array_equal(computed(model), quantised(4, 1, 0))
         assert default_opset(written(model)) == max(opset, 13)
 
-    def test_with_numbers_from_constant_nodes(self) -> None:
-        """As exporters without constant folding write them."""
-        body = """s = Constant <value = float {0.25}> () z = Constant <value = float {0}> ()
-            b = Constant <value = float {4}> () y = Q.Quant <signed = 0> (x, s, z, b)"""
+    @pytest.mark.parametrize("kind", ["value = float {%s}", "value_float = %s"])
+    def test_with_numbers_from_constant_nodes(self, kind: str) -> None:
+        """As exporters without constant folding write them, with an Identity before some."""
+        s, z, b = (f"Constant <{kind % number}> ()" for number in ("0.25", "0.0", "4.0"))
+        body = f"""s = {s} z = {z} four = {b} b = Identity(four) y = Q.Quant <signed = 0> (x, s, z, b)"""
         np.testing.assert_array_equal(computed(model_of(body)), quantised(4, 0, 0))
 
 
@@ -173,6 +174,33 @@ class TestWhatStays:
         model = parse("g (float[N,3] x) => (float[N,3] y) { y = Relu(x) }", opset=9)
         assert standard_operators(model) is model
 
+    def test_a_function_of_the_model_is_no_operator_of_qonnx(self) -> None:
+        """Whatever it is called, and whatever else there is."""
+        function = f'<domain: "{DOMAIN}", opset_import: ["" : 17]> Quant (x, s, z, b) => (y) {{ y = Neg(x) }}'
+        text = f"""g (float[N,120] x) => (float[N,120] y) {{ a = {DOMAIN}.Quant(x, s, z, b)
+            y = {DOMAINS[2]}.Quant <signed = 1> (a, s, z, b) }}"""
+        numbers_of = {"s": np.float32(0.25), "z": np.float32(0), "b": np.float32(4)}
+        model = parse(text, domains=f'"{DOMAIN}" : 1, "{DOMAINS[2]}" : 1', **numbers_of)
+        model.functions.append(onnx.parser.parse_function(function))
+        result = standard_operators(model)
+        assert ops(result) == ["Quant", "QuantizeLinear", "Clip", "DequantizeLinear"]
+        got = run(result, {"x": X}, optimise=False)["y"]
+        np.testing.assert_array_equal(got, (np.clip(np.rint(-X / np.float32(0.25)), -8, 7) * 0.25).astype(np.float32))
+
+    def test_in_a_body_keeps_the_domain_for_it(self) -> None:
+        body = """c = Q.Quant(x, s, z, b) m = ReduceMax <keepdims = 0> (c) g = Greater(m, z)
+            y = If (g) <then_branch = t () => (float[N,120] p) { p = Q.Quant(c, s, z, b) },
+                        else_branch = e () => (float[N,120] q) { q = Neg(c) }>"""
+        source = load(model_of(body, s=0.25, z=0, b=4))
+        assert DOMAIN in {entry.domain for entry in source.model.opset_import}
+        assert ops(source.model)[:3] == ["QuantizeLinear", "Clip", "DequantizeLinear"]
+
+    def test_without_an_output_is_not_valid(self) -> None:
+        model = model_of("y = Q.Quant(x, s, z, b)", s=0.25, z=0, b=4)
+        del model.graph.node[0].output[:]
+        with pytest.raises(ModelError, match="is not valid ONNX"):
+            load(model)
+
     def test_an_opset_that_cannot_be_raised(self) -> None:
         model = model_of("k = Upsample(x, s) y = Q.Quant(k, s, s, s)", opset=7, s=1.0)
         with pytest.raises(ModelError, match="opset 7 could not be changed to 13"):
@@ -225,6 +253,22 @@ class TestNetwork:
     def test_a_rectifier_that_the_quantiser_is(self) -> None:
         (site,) = inspect_model(self.model("eight", rectifier=False))["sites"]
         assert site["op_type"] == "Clip"
+
+    @pytest.mark.parametrize("kind", [np.float16, np.float64])
+    def test_of_another_precision(self, kind: type[np.generic]) -> None:
+        """All of it, QONNX's numbers too: computed in float32 like any other."""
+        model = self.model()
+        for tensor in model.graph.initializer:
+            tensor.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor).astype(kind), tensor.name))
+        for value in (*model.graph.input, *model.graph.output):
+            value.type.tensor_type.elem_type = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(kind))
+        found = inspect_model(model)
+        assert not found["refusals"]
+        (site,) = (
+            site for site in found["sites"] if site["levels"]
+        )  # and one at the input: there is no pair of that type
+        assert site["levels"] == 15
+        np.testing.assert_allclose(site["threshold"], 15 * 0.11, rtol=1e-3)
 
     @pytest.mark.parametrize("bits", ["few", "eight"])
     def test_converts_to_the_same_function(self, bits: str) -> None:

@@ -63,10 +63,11 @@ def test_sink_transposes(case):
 @cases(
     ("3-concat", "r = Relu(a) b = Concat <axis = 3> (a, r)", 2, ["Relu", "Concat"]),
     ("3-concat-with-a-constant", "b = Concat <axis = -1> (a, more)", 2, ["Concat"]),
+    ("3-concat-with-nothing", "b = Concat <axis = -1> (a, none, more)", 2, ["Concat"]),
 )
 def test_sink_transposes_3_concat(case):
     text = in_nhwc(case.text, IN.replace("N,3,4,5] y", "N,6,4,5] y")).replace("float[N,3,4,5] x", "float[2,3,4,5] x")
-    applied(sink_transposes, case._replace(text=text), 17, X, more=numbers(2, 4, 5, 3))
+    applied(sink_transposes, case._replace(text=text), 17, X, more=numbers(2, 4, 5, 3), none=numbers(2, 4, 5, 0))
 
 
 @pytest.mark.parametrize("opset", [12, 13, 18])

@@ -180,9 +180,10 @@ def _is_even_power(view: GraphView, node: onnx.NodeProto) -> bool:
 
 
 def _rectifies(view: GraphView, node: onnx.NodeProto) -> bool:
-    """Whether a node bounds its first input from below at 0, or higher."""
-    if node.op_type == "Clip":
-        return any(name and _least(view, name) >= 0 for name in node.input[1:2])
+    """Whether a node bounds what it reads from below at 0, or higher."""
+    if node.op_type in ("Clip", "Max"):
+        bounds = node.input[1:2] if node.op_type == "Clip" else node.input
+        return any(name and _least(view, name) >= 0 for name in bounds)
     return bool(node.op_type == "Relu")
 
 

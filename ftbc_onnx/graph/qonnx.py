@@ -6,7 +6,8 @@
     Trunc(x, s, z, in, s', out)  = s' * (r(clip(round(x/s + z) / k, low, high)) - z/k)        k = 2^round(log2(s'/s))
 
 where r rounds as `rounding_mode` says. A Quant of an activation to 8 bits or fewer becomes a pair of QuantizeLinear and
-DequantizeLinear, for `ftbc_onnx.graph.dequantise` to read; everything else becomes arithmetic.
+DequantizeLinear, for `ftbc_onnx.graph.dequantise` to read (it rounds before z is added: where z is odd, a value halfway
+between two levels goes to the other); everything else becomes arithmetic.
 
 Source: Pappalardo et al., "QONNX: representing arbitrary-precision quantized neural networks", 2022, arXiv 2206.07527,
 and the definitions of these operators in that project.
@@ -22,7 +23,7 @@ from onnx import helper, numpy_helper
 
 from ftbc_onnx.graph.names import Names
 from ftbc_onnx.graph.normalise import FLOOR, change_opset, default_opset
-from ftbc_onnx.graph.view import GraphView, attributes
+from ftbc_onnx.graph.view import GraphView, all_nodes, attributes
 
 DOMAINS = ("qonnx.custom_op.general", "finn.custom_op.general", "onnx.brevitas")
 """What the operators' domain is called, and has been."""
@@ -60,21 +61,23 @@ def standard_operators(model: onnx.ModelProto) -> onnx.ModelProto:
     Raises:
         ModelError: the opset is older, and cannot be raised.
     """
-    own = {function.domain for function in model.functions}
-    if not any(node.domain in DOMAINS and node.domain not in own for node in model.graph.node):
+    own = {(function.domain, function.name) for function in model.functions}
+    foreign = [n.domain in DOMAINS and (n.domain, n.op_type) not in own for n in model.graph.node]
+    if not any(foreign):
         return model
     if default_opset(model) < FLOOR:
         model = change_opset(model, FLOOR, f"export the model with opset {FLOOR} or newer")
     writer = _Writer(GraphView(model))
-    for node in model.graph.node:
-        if node.domain not in DOMAINS or not writer.write(node):
+    for node, is_foreign in zip(model.graph.node, foreign, strict=True):
+        if not is_foreign or not writer.write(node):
             writer.nodes.append(node)
     work = onnx.ModelProto()
     work.CopyFrom(model)
     del work.graph.node[:], work.opset_import[:]
     work.graph.node.extend(writer.nodes)
     work.graph.initializer.extend(writer.constants)
-    left = {node.domain for node in writer.nodes}
+    used = all_nodes([*writer.nodes, *(node for function in model.functions for node in function.node)])
+    left = {node.domain for node in used}
     work.opset_import.extend(e for e in model.opset_import if e.domain not in DOMAINS or e.domain in left)
     return work
 
@@ -93,12 +96,15 @@ class _Writer:
         self._view = view
         self._names = Names.of(view.graph)
         self._made = ""
+        self._dtype = np.dtype(np.float32)
 
     def write(self, node: onnx.NodeProto) -> bool:
         """Write what a node computes, if it is an operator of QONNX that can be written."""
-        if len(node.input) not in _INPUTS.get(node.op_type, ()):
+        if len(node.input) not in _INPUTS.get(node.op_type, ()) or not node.output:
             return False
         self._made = node.output[0]
+        scale = self._constant_of(node.input[1])
+        self._dtype = np.dtype(np.float32) if scale is None or scale.dtype.kind != "f" else scale.dtype
         if node.op_type == "BipolarQuant":
             self._add("Mul", self._signs(node.input[0]), node.input[1], last=True)
             return True
@@ -128,17 +134,17 @@ class _Writer:
     def _pair(self, node: onnx.NodeProto, low: float, high: float) -> bool:
         """Write QuantizeLinear and DequantizeLinear, with a Clip between them for less than their type holds."""
         scale, zero = self._number(node.input[1]), self._number(node.input[2])
-        constant = self._view.constant(node.input[0]) is not None
+        constant = self._constant_of(node.input[0]) is not None or self._dtype != np.float32
         kind = np.int8 if low < 0 else np.uint8
         held = np.iinfo(kind)
         if constant or scale is None or zero is None or not scale > 0:
             return False
         if not all(value.is_integer() and held.min <= value <= held.max for value in (low, high, zero)):
             return False
-        units = self._constant(np.float32(scale)), self._constant(kind(zero))
+        units = self._constant(scale), self._constant(zero, kind)
         counted = self._add("QuantizeLinear", node.input[0], *units)
         if (low, high) != (held.min, held.max):
-            counted = self._add("Clip", counted, self._constant(kind(low)), self._constant(kind(high)))
+            counted = self._add("Clip", counted, self._constant(low, kind), self._constant(high, kind))
         self._add("DequantizeLinear", counted, *units, last=True)
         return True
 
@@ -148,7 +154,7 @@ class _Writer:
         if bits is None:
             return False
         if made:
-            before_scale, made_scale = self._view.constant(scale), self._view.constant(made[0])
+            before_scale, made_scale = self._constant_of(scale), self._constant_of(made[0])
             if before_scale is None or made_scale is None:
                 return False
             factor = np.exp2(np.round(np.log2(made_scale / before_scale)))
@@ -157,7 +163,7 @@ class _Writer:
             if dropped is None:
                 return False
             factor = np.exp2(dropped - bits)
-        unit = self._constant(np.asarray(factor, np.float32))
+        unit = self._constant(factor)
         counted = self._add("Div", self._round(self._in_units(x, scale, zero), _ROUNDINGS["ROUND"]), unit)
         if made:
             counted = self._clip(counted, *_range(bits, signed, narrow))
@@ -171,23 +177,31 @@ class _Writer:
 
     def _signs(self, x: str) -> str:
         """1 where x >= 0, and -1 elsewhere."""
-        negative = self._add("Less", x, self._constant(np.float32(0)))
-        return self._add("Where", negative, self._constant(np.float32(-1)), self._constant(np.float32(1)))
+        negative = self._add("Less", x, self._constant(0))
+        return self._add("Where", negative, self._constant(-1), self._constant(1))
 
     def _clip(self, x: str, low: float, high: float) -> str:
-        return self._add("Clip", x, self._constant(np.float32(low)), self._constant(np.float32(high)))
+        return self._add("Clip", x, self._constant(low), self._constant(high))
 
     def _round(self, x: str, rounding: _Rounding) -> str:
         size = self._add("Abs", x) if rounding.by_size else x
         if rounding.shift:
-            size = self._add("Add", size, self._constant(np.float32(rounding.shift)))
+            size = self._add("Add", size, self._constant(rounding.shift))
         rounded = self._add(rounding.op, size)
         return self._add("Mul", self._add("Sign", x), rounded) if rounding.by_size else rounded
 
     def _number(self, name: str) -> float | None:
         """A constant of one number, or None."""
-        value = self._view.constant(name)
+        value = self._constant_of(name)
         return float(value.item()) if value is not None and value.size == 1 else None
+
+    def _constant_of(self, name: str) -> np.ndarray | None:
+        """Value of a constant, behind Identity too, or None."""
+        maker = self._view.producers.get(name)
+        while maker is not None and maker.op_type == "Identity" and not maker.domain:
+            name = maker.input[0]
+            maker = self._view.producers.get(name)
+        return self._view.constant(name)
 
     def _add(self, op: str, *inputs: str, last: bool = False) -> str:
         """A node, and the name of what it makes: that of the node it stands for, if it is the last."""
@@ -195,9 +209,10 @@ class _Writer:
         self.nodes.append(helper.make_node(op, list(inputs), [made], name=f"{made}/{op}"))
         return made
 
-    def _constant(self, value: np.ndarray | np.generic) -> str:
+    def _constant(self, value: np.ndarray | float, kind: type[np.generic] | None = None) -> str:
+        """A new constant, of the type that the numbers of the node have if no other is given."""
         name = self._names.claim(f"{self._made}/number")
-        self.constants.append(numpy_helper.from_array(np.asarray(value), name))
+        self.constants.append(numpy_helper.from_array(np.asarray(value, kind or self._dtype), name))
         return name
 
 

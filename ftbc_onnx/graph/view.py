@@ -112,9 +112,11 @@ class GraphView:
             return np.asarray(numpy_helper.to_array(self.initializers[name]))
         producer = self.producers.get(name)
         if producer is not None and producer.op_type == "Constant":
-            value = attributes(producer).get("value")
+            ((kind, value),) = attributes(producer).items()
             if isinstance(value, onnx.TensorProto):
                 return np.asarray(numpy_helper.to_array(value))
+            dtype = {"value_float": np.float32, "value_int": np.int64}.get(kind.removesuffix("s"))
+            return None if dtype is None else np.asarray(value, dtype)
         return None
 
     def sole_consumer(self, name: str) -> onnx.NodeProto | None:

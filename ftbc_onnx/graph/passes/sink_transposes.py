@@ -18,7 +18,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from ftbc_onnx.graph.passes.surgery import bypass, constant_value, free_name, new_constant, producer, rank_of
+from ftbc_onnx.graph.passes.surgery import bypass, constant_value, free_name, names_of, new_constant, producer, rank_of
 
 _ELEMENTWISE = frozenset(
     """Abs Add And Cast Ceil Celu Clip Cos Div Elu Equal Erf Exp Floor Gelu Greater GreaterOrEqual HardSigmoid
@@ -52,20 +52,21 @@ def _count(graph: gs.Graph) -> int:
 
 
 def _sink(graph: gs.Graph) -> None:
+    taken = names_of(graph)
     graph.toposort()
     for node in list(graph.nodes):
         if not node.outputs:
             continue
         if node.op == "Transpose":
-            _compose(graph, node)
+            _compose(graph, node, taken)
         elif node.op in _ELEMENTWISE or node.op in _QUANTISERS:
-            _sink_elementwise(graph, node)
+            _sink_elementwise(graph, node, taken)
         elif node.op in _ALONG:
-            _sink_along(graph, node)
+            _sink_along(graph, node, taken)
         elif node.op in ("Pad", "Slice"):
-            _sink_ranges(graph, node)
+            _sink_ranges(graph, node, taken)
         elif node.op in _REDUCTIONS:
-            _sink_reduction(graph, node)
+            _sink_reduction(graph, node, taken)
         elif node.op in ("Reshape", "Flatten"):
             _skip_before_reshape(node)
     graph.cleanup(recurse_subgraphs=False)
@@ -90,7 +91,7 @@ def _common_perm(tensors: Sequence[gs.Tensor]) -> tuple[int, ...] | None:
     return found.pop() if len(found) == 1 else None
 
 
-def _compose(graph: gs.Graph, node: gs.Node) -> None:
+def _compose(graph: gs.Graph, node: gs.Node, taken: set[str]) -> None:
     """Case 1, and the second half of case 4."""
     maker, perm = producer(node.inputs[0]), _perm(node)
     inner = _perm(maker)
@@ -104,38 +105,38 @@ def _compose(graph: gs.Graph, node: gs.Node) -> None:
     elif maker.op == "Reshape" and _keeps_order(node.inputs[0], perm):
         target = _target(maker, perm)
         if target is not None:
-            shape = new_constant(graph, f"{node.outputs[0].name}/shape", target[list(perm)])
+            shape = new_constant(graph, f"{node.outputs[0].name}/shape", target[list(perm)], taken)
             node.op, node.attrs, node.inputs = "Reshape", {}, [maker.inputs[0], shape]
 
 
-def _sink_elementwise(graph: gs.Graph, node: gs.Node) -> None:
+def _sink_elementwise(graph: gs.Graph, node: gs.Node, taken: set[str]) -> None:
     """Case 2."""
     perm = _common_perm(node.inputs)
     if perm is None or any(isinstance(t, gs.Constant) and len(t.shape) > len(perm) for t in node.inputs):
         return
     if node.op in _QUANTISERS and not all(_is_number(tensor) for tensor in node.inputs[1:]):
         return
-    _take_sources(graph, node, perm)
-    _transpose_outputs(graph, node, perm)
+    _take_sources(graph, node, perm, taken)
+    _transpose_outputs(graph, node, perm, taken)
 
 
 def _is_number(tensor: gs.Tensor) -> bool:
     return isinstance(tensor, gs.Constant) and int(np.prod(tensor.shape)) == 1
 
 
-def _sink_along(graph: gs.Graph, node: gs.Node) -> None:
+def _sink_along(graph: gs.Graph, node: gs.Node, taken: set[str]) -> None:
     """Case 3, for an attribute `axis`."""
     data = node.inputs if node.op == "Concat" else node.inputs[:1]
     perm = _common_perm(data)
     if perm is None or any(isinstance(tensor, gs.Constant) and len(tensor.shape) != len(perm) for tensor in data):
         return
     default = 0 if node.op == "Split" else -1
-    _take_sources(graph, node, perm, len(data))
+    _take_sources(graph, node, perm, taken, len(data))
     node.attrs["axis"] = perm[node.attrs.get("axis", default)]
-    _transpose_outputs(graph, node, perm)
+    _transpose_outputs(graph, node, perm, taken)
 
 
-def _sink_ranges(graph: gs.Graph, node: gs.Node) -> None:
+def _sink_ranges(graph: gs.Graph, node: gs.Node, taken: set[str]) -> None:
     """Case 3, for a Pad of all axes, or a Slice with constant ranges."""
     perm = _common_perm(node.inputs[:1])
     values = [constant_value(tensor) if tensor.name else None for tensor in node.inputs]
@@ -151,13 +152,13 @@ def _sink_ranges(graph: gs.Graph, node: gs.Node) -> None:
         if axes is None:
             return
         moved, position = np.array([perm[int(axis)] for axis in axes]), 3
-    _take_sources(graph, node, perm, 1)
-    constant = new_constant(graph, f"{node.outputs[0].name}/{node.op}", moved.astype(values[1].dtype))
+    _take_sources(graph, node, perm, taken, 1)
+    constant = new_constant(graph, f"{node.outputs[0].name}/{node.op}", moved.astype(values[1].dtype), taken)
     node.inputs = [*list(node.inputs)[:position], constant, *list(node.inputs)[position + 1 :]]
-    _transpose_outputs(graph, node, perm)
+    _transpose_outputs(graph, node, perm, taken)
 
 
-def _sink_reduction(graph: gs.Graph, node: gs.Node) -> None:
+def _sink_reduction(graph: gs.Graph, node: gs.Node, taken: set[str]) -> None:
     """Case 3, for axes that are an attribute or a constant input."""
     perm = _common_perm(node.inputs[:1])
     as_input = len(node.inputs) > 1 and bool(node.inputs[1].name)
@@ -165,20 +166,20 @@ def _sink_reduction(graph: gs.Graph, node: gs.Node) -> None:
     if perm is None or axes is None or not len(axes):
         return
     rank = len(perm)
-    taken = [int(axis) % rank for axis in axes]
-    moved = [perm[axis] for axis in taken]
-    _take_sources(graph, node, perm, 1)
+    reduced = [int(axis) % rank for axis in axes]
+    moved = [perm[axis] for axis in reduced]
+    _take_sources(graph, node, perm, taken, 1)
     if as_input:
-        node.inputs[1] = new_constant(graph, f"{node.outputs[0].name}/axes", np.array(moved, dtype=np.int64))
+        node.inputs[1] = new_constant(graph, f"{node.outputs[0].name}/axes", np.array(moved, dtype=np.int64), taken)
     else:
         node.attrs["axes"] = moved
     if node.op != "Squeeze" and node.attrs.get("keepdims", 1):
-        _transpose_outputs(graph, node, perm)
+        _transpose_outputs(graph, node, perm, taken)
         return
-    left = [perm[axis] for axis in range(rank) if axis not in taken]
+    left = [perm[axis] for axis in range(rank) if axis not in reduced]
     order = tuple(sorted(left).index(axis) for axis in left)
     if order != tuple(sorted(order)):
-        _transpose_outputs(graph, node, order)
+        _transpose_outputs(graph, node, order, taken)
 
 
 def _skip_before_reshape(node: gs.Node) -> None:
@@ -211,25 +212,27 @@ def _target(reshape: gs.Node, perm: Sequence[int]) -> np.ndarray | None:
     return value.reshape(-1) if all(axis < len(perm) and perm[axis] == axis for axis in copied) else None
 
 
-def _take_sources(graph: gs.Graph, node: gs.Node, perm: Sequence[int], data: int | None = None) -> None:
+def _take_sources(
+    graph: gs.Graph, node: gs.Node, perm: Sequence[int], taken: set[str], data: int | None = None
+) -> None:
     """Let the first `data` inputs (None: all) be what was transposed, and constants be in that order of axes."""
     for position, tensor in enumerate(list(node.inputs)[:data]):
         maker = producer(tensor)
         if maker is not None and maker.op == "Transpose":
             node.inputs[position] = maker.inputs[0]
         value = constant_value(tensor)
-        if value is not None and value.size > 1:
+        if value is not None and value.size != 1:
             whole = value.reshape((1,) * (len(perm) - value.ndim) + value.shape).transpose(np.argsort(perm))
-            node.inputs[position] = new_constant(graph, f"{tensor.name}/transposed", np.ascontiguousarray(whole))
+            node.inputs[position] = new_constant(graph, f"{tensor.name}/transposed", np.ascontiguousarray(whole), taken)
 
 
-def _transpose_outputs(graph: gs.Graph, node: gs.Node, perm: Sequence[int]) -> None:
+def _transpose_outputs(graph: gs.Graph, node: gs.Node, perm: Sequence[int], taken: set[str]) -> None:
     """Put a Transpose behind every output; what reads them reads the same tensors as before."""
     for position, output in enumerate(list(node.outputs)):
         if not output.name:
             continue
         shape = None if output.shape is None else [output.shape[axis] for axis in np.argsort(perm)]
-        name = free_name(graph, f"{output.name}/sunk")
+        name = free_name(graph, f"{output.name}/sunk", taken)
         inner = gs.Variable(name, dtype=output.dtype, shape=shape)
         node.outputs[position] = inner
         transpose = gs.Node("Transpose", name=name, attrs={"perm": list(perm)}, inputs=[inner], outputs=[output])

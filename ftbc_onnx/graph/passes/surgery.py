@@ -60,26 +60,31 @@ def fits_into(constant: gs.Constant, tensor: gs.Tensor) -> bool:
     return all(length in (1, known) for length, known in zip(dims, shape[len(shape) - len(dims) :], strict=True))
 
 
-def free_name(graph: gs.Graph, name: str) -> str:
-    """`name`, or with a number behind it if a tensor of the graph is called so."""
-    taken = _names(graph)
+def free_name(graph: gs.Graph, name: str, taken: set[str] | None = None) -> str:
+    """`name`, or with a number behind it if a tensor of the graph is called so.
+
+    `taken`: names of the graph, where many are asked for; the free one is put there.
+    """
+    taken = names_of(graph) if taken is None else taken
     free, count = name, 1
     while free in taken:
         count += 1
         free = f"{name}_{count}"
+    taken.add(free)
     return free
 
 
-def new_constant(graph: gs.Graph, name: str, value: np.ndarray) -> gs.Constant:
-    """An initializer called `name`, or much like it."""
-    return gs.Constant(free_name(graph, name), value)
+def new_constant(graph: gs.Graph, name: str, value: np.ndarray, taken: set[str] | None = None) -> gs.Constant:
+    """An initializer called `name`, or much like it; `taken` as for `free_name`."""
+    return gs.Constant(free_name(graph, name, taken), value)
 
 
-def _names(graph: gs.Graph) -> set[str]:
+def names_of(graph: gs.Graph) -> set[str]:
+    """Names of all tensors of a graph, and of the bodies in it."""
     names = {tensor.name for tensor in graph.inputs}
     names |= {tensor.name for node in graph.nodes for tensor in (*node.inputs, *node.outputs)}
     for body in _bodies(graph):
-        names |= _names(body)
+        names |= names_of(body)
     return names
 
 
