@@ -112,11 +112,12 @@ class GraphView:
             return np.asarray(numpy_helper.to_array(self.initializers[name]))
         producer = self.producers.get(name)
         if producer is not None and producer.op_type == "Constant":
-            ((kind, value),) = attributes(producer).items()
-            if isinstance(value, onnx.TensorProto):
-                return np.asarray(numpy_helper.to_array(value))
-            dtype = {"value_float": np.float32, "value_int": np.int64}.get(kind.removesuffix("s"))
-            return None if dtype is None else np.asarray(value, dtype)
+            for kind, value in attributes(producer).items():
+                if isinstance(value, onnx.TensorProto):
+                    return np.asarray(numpy_helper.to_array(value))
+                dtype = {"value_float": np.float32, "value_int": np.int64}.get(kind.removesuffix("s"))
+                if dtype is not None:
+                    return np.asarray(value, dtype)
         return None
 
     def sole_consumer(self, name: str) -> onnx.NodeProto | None:
