@@ -201,6 +201,12 @@ class TestWhatStays:
         with pytest.raises(ModelError, match="is not valid ONNX"):
             load(model)
 
+    def test_an_opset_whose_raising_adds_nodes(self) -> None:
+        model = model_of(
+            "k = Clip <min = -1.0, max = 1.0> (x) y = Q.Quant <signed = 1> (k, s, z, b)", 10, s=0.25, z=0, b=4
+        )
+        np.testing.assert_array_equal(computed(model), np.rint(np.clip(X, -1, 1) / 0.25).astype(np.float32) * 0.25)
+
     def test_an_opset_that_cannot_be_raised(self) -> None:
         model = model_of("k = Upsample(x, s) y = Q.Quant(k, s, s, s)", opset=7, s=1.0)
         with pytest.raises(ModelError, match="opset 7 could not be changed to 13"):

@@ -62,14 +62,17 @@ def standard_operators(model: onnx.ModelProto) -> onnx.ModelProto:
         ModelError: the opset is older, and cannot be raised.
     """
     own = {(function.domain, function.name) for function in model.functions}
-    foreign = [n.domain in DOMAINS and (n.domain, n.op_type) not in own for n in model.graph.node]
-    if not any(foreign):
+
+    def is_foreign(node: onnx.NodeProto) -> bool:
+        return node.domain in DOMAINS and (node.domain, node.op_type) not in own
+
+    if not any(is_foreign(node) for node in model.graph.node):
         return model
     if default_opset(model) < FLOOR:
         model = change_opset(model, FLOOR, f"export the model with opset {FLOOR} or newer")
     writer = _Writer(GraphView(model))
-    for node, is_foreign in zip(model.graph.node, foreign, strict=True):
-        if not is_foreign or not writer.write(node):
+    for node in model.graph.node:
+        if not is_foreign(node) or not writer.write(node):
             writer.nodes.append(node)
     work = onnx.ModelProto()
     work.CopyFrom(model)
