@@ -167,25 +167,25 @@ def test_layers_in_integers_decide_alike(variant: str, tmp_path) -> None:
 
 def test_a_row_for_every_file_of_a_folder(tmp_path: Path) -> None:
     """Converted once; what is refused has a row, too."""
-    architectures, folder, results = tool("architectures"), tmp_path / "nets", tmp_path / "rows.jsonl"
+    libraries, folder, results = tool("libraries"), tmp_path / "nets", tmp_path / "rows.jsonl"
     folder.mkdir()
     for name in ("timm_small_dynamo", "paddle_a_b_c_paddle"):
         shutil.copy(RELU, folder / f"{name}.onnx")
     (folder / "torchvision_broken_torchscript.onnx").write_bytes(b"no network")
-    first = CliRunner().invoke(architectures.main, [str(folder), "--results", str(results)], catch_exceptions=False)
+    first = CliRunner().invoke(libraries.main, [str(folder), "--results", str(results)], catch_exceptions=False)
     assert "paddle_a_b_c_paddle: equal" in first.output
     assert "torchvision_broken_torchscript: '" in first.output
     page = results.with_suffix(".md").read_text()
     assert "3 files: 1 refused, and 2 equal" in page
     assert "| a_b_c | paddle | paddle | 4 |" in page
     assert "| broken | torchvision | torchscript |" in page
-    again = CliRunner().invoke(architectures.main, [str(folder), "--results", str(results)], catch_exceptions=False)
+    again = CliRunner().invoke(libraries.main, [str(folder), "--results", str(results)], catch_exceptions=False)
     assert again.output == ""
     assert len(results.read_text().splitlines()) == 3
 
 
 def test_an_architecture_that_cannot_be_exported_is_named(tmp_path: Path) -> None:
-    done = CliRunner().invoke(tool("export_architectures").main, [str(tmp_path / "new"), "paddle:none", "timm:none"])
+    done = CliRunner().invoke(tool("export_libraries").main, [str(tmp_path / "new"), "paddle:none", "timm:none"])
     assert done.exit_code == 0
     assert "paddle:none: " in done.output
     assert "timm:none: " in done.output

@@ -1,9 +1,9 @@
 """Convert networks of libraries, with random weights and data: does the graph go through, as the function it is?
 
-    python tools/architectures.py FOLDER          # every .onnx in it, as `export_architectures.py` writes them
-    python tools/architectures.py                 # only writes docs/architectures.md, as the other does
+    python tools/libraries.py FOLDER          # every .onnx in it, as `export_libraries.py` writes them
+    python tools/libraries.py                 # only writes docs/libraries.md, as the other does
 
-What docs/architectures.jsonl has is not converted again.
+What docs/libraries.jsonl has is not converted again.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ftbc_onnx import FtbcError
 from ftbc_onnx import convert as to_spikes
 
 ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "docs" / "architectures.jsonl"
+RESULTS = ROOT / "docs" / "libraries.jsonl"
 OPTIONS: dict[str, Any] = {
     "steps": 4,
     "neuron": "signed-group",
@@ -73,7 +73,7 @@ def measure(file: Path) -> dict[str, Any]:
 
 
 def page(rows: list[dict[str, Any]]) -> str:
-    """docs/architectures.md."""
+    """docs/libraries.md."""
     shown = [_shown(row) for row in sorted(rows, key=lambda row: row["file"])]
     equal = sum(row.get("bitwise", False) for row in rows)
     return HEAD.format(
@@ -81,13 +81,13 @@ def page(rows: list[dict[str, Any]]) -> str:
     ) + markdown(shown)
 
 
-HEAD = """# Architectures
+HEAD = """# Networks of libraries
 
-Networks of libraries, with random weights: does the graph go through, and is what is emitted the function that it
-should be? Made by `tools/architectures.py` from docs/architectures.jsonl, with standard normal numbers for images;
-accuracy is measured [elsewhere](accuracy.md). The files are of `tools/export_architectures.py` with timm 1.0.31 and
-torchvision 0.28 (PyTorch 2.13, images of 64 x 64 pixels), Keras 3.15 (PyTorch as backend) and Paddle 3.3.1 (paddle2onnx
-2.1; alexnet with 224 x 224 and inception_v3 with 96 x 96 pixels).
+With random weights: does the graph go through, and is what is emitted the function that it
+should be? Made by `tools/libraries.py` from docs/libraries.jsonl, with standard normal numbers for images;
+accuracy is measured [elsewhere](accuracy.md). The files are of `tools/export_libraries.py` with timm 1.0.31 and
+torchvision 0.28 (PyTorch 2.13, images of 64 x 64 pixels), Keras 3.15 (PyTorch as backend; VGG16 with 32 x 32) and Paddle
+3.3.1 (paddle2onnx 2.1; alexnet with 224 x 224 and inception_v3 with 96 x 96 pixels).
 
 {count} files: {refused} refused, and {equal} equal to a NumPy run of their plan to the last bit. *gap*: mean difference
 to the ANN's outputs, in units of their mean size, after one step and after {steps}, with {levels} levels up to the

@@ -1,6 +1,6 @@
-"""Write networks of timm, torchvision, Keras and Paddle as ONNX files, with random weights, for `architectures.py`.
+"""Write networks of timm, torchvision, Keras and Paddle as ONNX files, with random weights, for `libraries.py`.
 
-    python tools/export_architectures.py FOLDER timm:resnet18 torchvision:fcn_resnet50 keras:ResNet50 paddle:vgg11
+    python tools/export_libraries.py FOLDER timm:resnet18 torchvision:fcn_resnet50 keras:ResNet50 paddle:vgg11
         [--dynamo] [--size 64]
 
 Names are those of the library, which has to be installed; nothing else of this project is needed. BatchNorms have seen
