@@ -83,11 +83,11 @@ def page(rows: list[dict[str, Any]]) -> str:
 
 HEAD = """# Networks of libraries
 
-With random weights: does the graph go through, and is what is emitted the function that it
-should be? Made by `tools/libraries.py` from docs/libraries.jsonl, with standard normal numbers for images;
-accuracy is measured [elsewhere](accuracy.md). The files are of `tools/export_libraries.py` with timm 1.0.31 and
-torchvision 0.28 (PyTorch 2.13, images of 64 x 64 pixels), Keras 3.15 (PyTorch as backend; VGG16 with 32 x 32) and Paddle
-3.3.1 (paddle2onnx 2.1; alexnet with 224 x 224 and inception_v3 with 96 x 96 pixels).
+With random weights: does the graph go through, and is what is emitted the function that it should be? Made by
+`tools/libraries.py` from docs/libraries.jsonl, with standard normal numbers for images; accuracy is measured
+[elsewhere](accuracy.md). The files are of `tools/export_libraries.py` with timm 1.0.31 and torchvision 0.28 (PyTorch
+2.13, images of 64 x 64 pixels), Keras 3.15 (PyTorch as backend; VGG16 with 32 x 32) and Paddle 3.3.1 (paddle2onnx 2.1;
+alexnet with 224 x 224 and inception_v3 with 96 x 96).
 
 {count} files: {refused} refused, and {equal} equal to a NumPy run of their plan to the last bit. *gap*: mean difference
 to the ANN's outputs, in units of their mean size, after one step and after {steps}, with {levels} levels up to the
