@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import click
+from accuracy import read
 from real_data import markdown
 
-from ftbc_onnx import FtbcError
-from ftbc_onnx import convert as to_spikes
+from ftbc_onnx import FtbcError, convert
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs" / "libraries.jsonl"
@@ -38,7 +38,7 @@ OPTIONS: dict[str, Any] = {
 @click.option("--results", type=click.Path(path_type=Path), default=RESULTS, help="Where the figures are kept.")
 def main(folder: Path | None, results: Path) -> None:
     """Convert every ONNX file of a folder, and write the page."""
-    rows = _read(results)
+    rows = read(results)
     done = {row["file"] for row in rows}
     for file in sorted(folder.glob("*.onnx")) if folder else []:
         if file.stem not in done:
@@ -50,15 +50,11 @@ def main(folder: Path | None, results: Path) -> None:
     results.with_suffix(".md").write_text(page(rows), encoding="utf-8")
 
 
-def _read(results: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
-
-
 def measure(file: Path) -> dict[str, Any]:
     """Convert a file; what its row of the table is made from."""
     begun = time.perf_counter()
     try:
-        report = to_spikes(file, **OPTIONS).report
+        report = convert(file, **OPTIONS).report
     except FtbcError as error:
         return {"file": file.stem, "refused": str(error)}
     return {
@@ -98,7 +94,8 @@ largest activation and no biases, which are cheap to find. *on means*: nodes tha
 
 
 def _shown(row: dict[str, Any]) -> dict[str, Any]:
-    library, network, exporter = row["file"].rsplit("_", 1)[0].split("_", 1) + row["file"].rsplit("_", 1)[1:]
+    library, rest = row["file"].split("_", 1)
+    network, exporter = rest.rsplit("_", 1)
     named = {"network": network, "library": library, "exporter": exporter}
     if row["refused"]:
         return {**named, "equal": row["refused"]}

@@ -207,12 +207,13 @@ class _Rewriter:
         self._not_negative = _not_negative(view, pairs)
         self._names = Names.of(view.graph)
         self.bounded = self._by_rectifier(pairs)
+        self._taken_in = {pair.nodes[0].name for pair in self.bounded.values()}
 
     def replacement(self, pair: _Pair) -> list[onnx.NodeProto]:
         """Nodes that make what a pair makes."""
         first, *others = pair.made
         same = [helper.make_node("Identity", [first], [name], name=f"{name}/same") for name in others]
-        if any(pair is taken for taken in self.bounded.values()):
+        if pair.nodes[0].name in self._taken_in:
             return [helper.make_node("Identity", [pair.source], [first], name=f"{first}/Identity"), *same]
         return [*self._activation(pair, pair.source, first, self._rectifier_before(pair)), *same]
 

@@ -59,9 +59,9 @@ def load(model: str | os.PathLike[str] | bytes | onnx.ModelProto) -> SourceModel
         source = SourceModel(_parse(model, "the bytes given"), "model", hashlib.sha256(model).hexdigest())
     else:
         source = _read(model)
-    source = replace(source, model=standard_operators(in_order(source.model)))
+    source = replace(source, model=in_order(source.model))
     _check(source)
-    return source
+    return replace(source, model=standard_operators(source.model))
 
 
 def _digest(model: onnx.ModelProto) -> str:

@@ -106,7 +106,7 @@ class _Writer:
         if len(node.input) not in _INPUTS.get(node.op_type, ()) or not node.output:
             return False
         self._made = node.output[0]
-        scale = self._constant_of(node.input[1])
+        scale = self._view.constant(node.input[1])
         self._dtype = np.dtype(np.float32) if scale is None or scale.dtype.kind != "f" else scale.dtype
         if node.op_type == "BipolarQuant":
             self._add("Mul", self._signs(node.input[0]), node.input[1], last=True)
@@ -137,7 +137,7 @@ class _Writer:
     def _pair(self, node: onnx.NodeProto, low: float, high: float) -> bool:
         """Write QuantizeLinear and DequantizeLinear, with a Clip between them for less than their type holds."""
         scale, zero = self._number(node.input[1]), self._number(node.input[2])
-        constant = self._constant_of(node.input[0]) is not None or self._dtype != np.float32
+        constant = self._view.constant(node.input[0]) is not None or self._dtype != np.float32
         kind = np.int8 if low < 0 else np.uint8
         held = np.iinfo(kind)
         if constant or scale is None or zero is None or not scale > 0:
@@ -157,7 +157,7 @@ class _Writer:
         if bits is None:
             return False
         if made:
-            before_scale, made_scale = self._constant_of(scale), self._constant_of(made[0])
+            before_scale, made_scale = self._view.constant(scale), self._view.constant(made[0])
             if before_scale is None or made_scale is None:
                 return False
             factor = np.exp2(np.round(np.log2(made_scale / before_scale)))
@@ -195,16 +195,8 @@ class _Writer:
 
     def _number(self, name: str) -> float | None:
         """A constant of one number, or None."""
-        value = self._constant_of(name)
+        value = self._view.constant(name)
         return float(value.item()) if value is not None and value.size == 1 else None
-
-    def _constant_of(self, name: str) -> np.ndarray | None:
-        """Value of a constant, behind Identity too, or None."""
-        maker = self._view.producers.get(name)
-        while maker is not None and maker.op_type == "Identity" and not maker.domain:
-            name = maker.input[0]
-            maker = self._view.producers.get(name)
-        return self._view.constant(name)
 
     def _add(self, op: str, *inputs: str, last: bool = False) -> str:
         """A node, and the name of what it makes: that of the node it stands for, if it is the last."""

@@ -107,10 +107,13 @@ class GraphView:
         return [value.name for value in self.graph.output]
 
     def constant(self, name: str) -> np.ndarray | None:
-        """Value of a constant tensor, or None if the tensor is not constant."""
+        """Value of a constant tensor, behind Identity too, or None if the tensor is not constant."""
+        producer = self.producers.get(name)
+        while producer is not None and producer.op_type == "Identity" and not producer.domain:
+            name = producer.input[0]
+            producer = self.producers.get(name)
         if name in self.initializers:
             return np.asarray(numpy_helper.to_array(self.initializers[name]))
-        producer = self.producers.get(name)
         if producer is not None and producer.op_type == "Constant":
             for kind, value in attributes(producer).items():
                 if isinstance(value, onnx.TensorProto):
