@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
-from pathlib import Path
-
 import numpy as np
 import onnx
 import pytest
 from helpers import numbers, ops, parse, run
-from networks import RELU, digits
-from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
-from rich.console import Console
 
 from ftbc_onnx import ConvertConfig, ModelError, VerificationError, convert
 from ftbc_onnx.graph.dequantise import dequantise
 from ftbc_onnx.graph.normalise import normalise
 from ftbc_onnx.graph.prepare import prepare
 from ftbc_onnx.graph.sites import Network
-from ftbc_onnx.report import print_conversion
 
 SCALE = np.float32(0.03)
 WEIGHTS = {"w": numbers(6, 3, 3, 3, scale=0.3), "b": numbers(6), "m": numbers(6, 4), "scale": SCALE}
@@ -63,6 +55,14 @@ class TestAPair:
         (site,) = network.sites
         top = np.iinfo(zero.dtype).max - int(zero)
         assert site.ceiling == pytest.approx(top * SCALE)
+
+    @pytest.mark.parametrize("body", ["p", "r = Relu(c)"], ids=["alone", "behind a Relu"])
+    def test_is_called_what_the_quantiser_was(self, body: str) -> None:
+        """So that --include and --exclude can speak of it."""
+        model = model_of(pair("c", "p") if body == "p" else f"{body} {pair('r', 'p')}")
+        next(node for node in model.graph.node if node.op_type == "QuantizeLinear").name = "my quantiser"
+        network, _ = network_of(model)
+        assert [site.name for site in network.sites] == ["my quantiser"]
 
     def test_behind_a_clip(self) -> None:
         network, _ = network_of(
@@ -321,61 +321,6 @@ def test_weights_are_numbers_before_anything_else() -> None:
     np.testing.assert_allclose(run(normalised.model, {"f": x})["k"], run(model, {"f": x})["k"], rtol=1e-4, atol=1e-3)
 
 
-class Reader(CalibrationDataReader):  # type: ignore[misc]
-    """Calibration images for onnxruntime's quantiser."""
-
-    def __init__(self) -> None:
-        images = digits("calibration", 64)[0]
-        self._batches: Iterator[dict[str, np.ndarray]] = iter([{"image": images[i : i + 16]} for i in range(0, 64, 16)])
-
-    def get_next(self) -> dict[str, np.ndarray] | None:
-        return next(self._batches, None)
-
-
-def quantised(folder: Path, form: QuantFormat, kind: QuantType = QuantType.QUInt8, own: bool = False) -> Path:
-    """The digits network in 8 or 16 bits, as onnxruntime writes it; with pairs of its own domain, if asked."""
-    logging.disable(logging.WARNING)  # that it might be preprocessed
-    options = {"UseQDQContribOps": own}
-    try:
-        quantize_static(
-            *(RELU, folder / "quantised.onnx", Reader()),
-            quant_format=form,
-            per_channel=True,
-            activation_type=kind,
-            extra_options=options,
-        )
-    finally:
-        logging.disable(logging.NOTSET)
-    return folder / "quantised.onnx"
-
-
-@pytest.mark.parametrize(
-    ("written", "form"),
-    [
-        (QuantFormat.QDQ, "fused"),
-        (QuantFormat.QDQ, "unrolled"),
-        (QuantFormat.QDQ, "folded"),
-        (QuantFormat.QDQ, "loop"),
-        (QuantFormat.QOperator, "fused"),
-    ],
-)
-def test_a_network_in_8_bits(
-    written: QuantFormat, form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    images, labels = digits("test", 60)
-    path = quantised(tmp_path, written)
-    assert "Relu" not in ops(onnx.load(path))
-    result = convert(path, digits("calibration", 64)[0], eval_data=(images, labels), steps=4, form=form)
-    assert len(result.plan.sites) == 4
-    assert result.report["verification"]["bitwise"]
-    assert result.report["evaluation"]["ann_accuracy"] >= 95
-    assert result.report["evaluation"]["accuracy"][-1] >= 95
-    assert "Linear" not in " ".join(ops(result.model))
-    print_conversion(Console(width=200), result.report)
-    said = "QuantizeLinear and DequantizeLinear taken out in 9 place(s): spikes round instead\n"
-    assert said in capsys.readouterr().out
-
-
 def test_weights_of_4_bits() -> None:
     """Two to a byte, in blocks of 4 or with a scale per channel."""
     body = (
@@ -392,15 +337,6 @@ def test_weights_of_4_bits() -> None:
     np.testing.assert_allclose(run(normalised.model, {"f": x})["y"], run(model, {"f": x})["y"], rtol=1e-5, atol=1e-5)
     result = convert(model, numbers(64, 8), steps=4, neuron="signed-group")
     assert result.report["verification"]["bitwise"]
-
-
-@pytest.mark.parametrize("kind", [QuantType.QUInt8, QuantType.QUInt16])
-def test_pairs_of_the_domain_of_onnxruntime(kind: QuantType, tmp_path: Path) -> None:
-    path = quantised(tmp_path, QuantFormat.QDQ, kind, own=True)
-    assert "com.microsoft" in {node.domain for node in onnx.load(path).graph.node}
-    result = convert(path, digits("calibration", 64)[0], steps=2, neuron="if", strict=True)
-    assert [site.op_type for site in result.plan.sites] == ["Clip"] * 4
-    assert {node.domain for node in result.model.graph.node} == {""}
 
 
 def test_what_is_not_read_is_refused_with_what_to_do() -> None:

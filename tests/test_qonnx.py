@@ -10,7 +10,7 @@ import onnx
 import pytest
 from helpers import numbers, ops, parse, run
 
-from ftbc_onnx import ModelError, convert
+from ftbc_onnx import ConvertConfig, ModelError, convert
 from ftbc_onnx.graph.files import load
 from ftbc_onnx.graph.normalise import default_opset
 from ftbc_onnx.graph.qonnx import DOMAINS, standard_operators
@@ -226,6 +226,7 @@ class TestNetwork:
         "z": np.float32(0),
         "few": np.float32(4),
         "eight": np.float32(8),
+        "many": np.float32(12),
         "ones": np.ones(6, np.float32),
         "shift": numbers(6),
         "spread": np.linspace(0.5, 2, 6, dtype=np.float32),
@@ -255,6 +256,16 @@ class TestNetwork:
             assert site["ceiling"] == pytest.approx(ceiling)
         assert not found["refusals"]
         assert found["normalisation"]["fold_batchnorm"] == 1
+
+    @pytest.mark.parametrize("bits", ["few", "eight", "many"])
+    def test_a_site_is_called_what_the_quantiser_was(self, bits: str) -> None:
+        """Whether it became a pair or arithmetic: --exclude can speak of it."""
+        model = self.model(bits)
+        node = next(node for node in model.graph.node if node.output[0] == "q")
+        node.name = "act1"
+        (site,) = inspect_model(model)["sites"]
+        assert site["name"] == "act1"
+        assert not inspect_model(model, ConvertConfig(exclude=("act1",)))["sites"]
 
     def test_a_rectifier_that_the_quantiser_is(self) -> None:
         (site,) = inspect_model(self.model("eight", rectifier=False))["sites"]

@@ -20,10 +20,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
 
 from ftbc_onnx.graph.classes import WEIGHTED
-from ftbc_onnx.graph.names import Names
+from ftbc_onnx.graph.draft import Draft
 from ftbc_onnx.graph.view import GraphView
 
 DOMAINS = ("", "com.microsoft")
@@ -83,21 +82,17 @@ def dequantise(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
             pairs[key] = replace(same, nodes=(*same.nodes, *pair.nodes), made=(*same.made, *pair.made))
     if not pairs:
         return model, 0
-    work = onnx.ModelProto()
-    work.CopyFrom(model)
-    del work.graph.node[:]
     rewriter = _Rewriter(view, list(pairs.values()))
     first = {pair.nodes[0].name: pair for pair in pairs.values()}
     gone = {node.name for pair in pairs.values() for node in pair.nodes}
     for node in view.nodes:
         if node.name in first:
-            work.graph.node.extend(rewriter.replacement(first[node.name]))
+            rewriter.replace(first[node.name])
         elif node.name in rewriter.bounded:
-            work.graph.node.extend(rewriter.bounded_rectifier(node))
+            rewriter.bound(node)
         elif node.name not in gone:
-            work.graph.node.append(node)
-    work.graph.initializer.extend(rewriter.constants)
-    return work, len(pairs)
+            rewriter.draft.nodes.append(node)
+    return rewriter.draft.model(model), len(pairs)
 
 
 def _pair_of(view: GraphView, node: onnx.NodeProto) -> _Pair | None:
@@ -197,36 +192,37 @@ class _Rewriter:
     """Writes what stands for pairs.
 
     Attributes:
-        constants: new ones.
+        draft: of the graph without them.
         bounded: pairs by the name of the rectifier that takes them in, through what is between.
     """
 
     def __init__(self, view: GraphView, pairs: Sequence[_Pair]) -> None:
-        self.constants: list[onnx.TensorProto] = []
+        self.draft = Draft(view)
         self._view = view
         self._not_negative = _not_negative(view, pairs)
-        self._names = Names.of(view.graph)
         self.bounded = self._by_rectifier(pairs)
         self._taken_in = {pair.nodes[0].name for pair in self.bounded.values()}
 
-    def replacement(self, pair: _Pair) -> list[onnx.NodeProto]:
-        """Nodes that make what a pair makes."""
+    def replace(self, pair: _Pair) -> None:
+        """Write what makes what a pair makes."""
         first, *others = pair.made
-        same = [helper.make_node("Identity", [first], [name], name=f"{name}/same") for name in others]
         if pair.nodes[0].name in self._taken_in:
-            return [helper.make_node("Identity", [pair.source], [first], name=f"{first}/Identity"), *same]
-        return [*self._activation(pair, pair.source, first, self._rectifier_before(pair)), *same]
+            self.draft.add("Identity", [pair.source], first)
+        else:
+            self._activation(pair, pair.source, first, self._rectifier_before(pair))
+        for name in others:
+            self.draft.add("Identity", [first], name)
 
-    def bounded_rectifier(self, node: onnx.NodeProto) -> list[onnx.NodeProto]:
-        """A rectifier with what the pair behind it makes of its output."""
+    def bound(self, node: onnx.NodeProto) -> None:
+        """Write a rectifier, with what the pair behind it makes of its output."""
         plain = onnx.NodeProto()
         plain.CopyFrom(node)
-        plain.output[0] = self._names.claim(f"{node.output[0]}/plain")
-        return [plain, *self._activation(self.bounded[node.name], plain.output[0], node.output[0], plain)]
+        plain.output[0] = self.draft.names.claim(f"{node.output[0]}/plain")
+        self.draft.nodes.append(plain)
+        self._activation(self.bounded[node.name], plain.output[0], node.output[0], plain)
 
-    def _activation(
-        self, pair: _Pair, source: str, made: str, rectifier: onnx.NodeProto | None
-    ) -> list[onnx.NodeProto]:
+    def _activation(self, pair: _Pair, source: str, made: str, rectifier: onnx.NodeProto | None) -> None:
+        """Write what a pair makes of `source`; the last node has the name that the pair's first had."""
         maker = self._view.producers.get(pair.source)
         few = maker is not None and pair.high - pair.low <= _FEW
         bounds = pair.low == 0 and maker is not None and source not in self._not_negative
@@ -241,12 +237,10 @@ class _Rewriter:
             chain = [("Clip", *(self._constant(made, float(limit * pair.scale)) for limit in (pair.low, pair.high)))]
         else:
             chain = [("Identity",)]
-        nodes = []
         for number, (op, *constants) in enumerate(chain, 1):
-            tensor = made if number == len(chain) else self._names.claim(f"{made}/{op}")
-            nodes.append(helper.make_node(op, [source, *constants], [tensor], name=f"{tensor}/{op}"))
-            source = tensor
-        return nodes
+            last = number == len(chain)
+            tensor = made if last else self.draft.names.claim(f"{made}/{op}")
+            source = self.draft.add(op, [source, *constants], tensor, pair.nodes[0].name if last else "")
 
     def _rectifier_before(self, pair: _Pair) -> onnx.NodeProto | None:
         """The rectifier that makes x, if nothing but the pair reads it."""
@@ -284,6 +278,4 @@ class _Rewriter:
         return made_by_layer and bool(readers) and all(node.op_type in WEIGHTED for node in readers)
 
     def _constant(self, made: str, value: float) -> str:
-        name = self._names.claim(f"{made}/number")
-        self.constants.append(numpy_helper.from_array(np.array(value, np.float32), name))
-        return name
+        return self.draft.constant(np.array(value, np.float32), f"{made}/number")

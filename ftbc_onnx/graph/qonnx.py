@@ -19,9 +19,8 @@ from typing import NamedTuple
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
 
-from ftbc_onnx.graph.names import Names
+from ftbc_onnx.graph.draft import Draft
 from ftbc_onnx.graph.normalise import FLOOR, change_opset, default_opset
 from ftbc_onnx.graph.view import GraphView, all_nodes, attributes
 
@@ -73,14 +72,11 @@ def standard_operators(model: onnx.ModelProto) -> onnx.ModelProto:
     writer = _Writer(GraphView(model))
     for node in model.graph.node:
         if not is_foreign(node) or not writer.write(node):
-            writer.nodes.append(node)
-    work = onnx.ModelProto()
-    work.CopyFrom(model)
-    del work.graph.node[:], work.opset_import[:]
-    work.graph.node.extend(writer.nodes)
-    work.graph.initializer.extend(writer.constants)
-    used = all_nodes([*writer.nodes, *(node for function in model.functions for node in function.node)])
+            writer.draft.nodes.append(node)
+    work = writer.draft.model(model)
+    used = all_nodes([*work.graph.node, *(node for function in model.functions for node in function.node)])
     left = {node.domain for node in used}
+    del work.opset_import[:]
     work.opset_import.extend(e for e in model.opset_import if e.domain not in DOMAINS or e.domain in left)
     return work
 
@@ -89,23 +85,20 @@ class _Writer:
     """Writes standard operators.
 
     Attributes:
-        nodes: of the new graph.
-        constants: new ones.
+        draft: of the new graph.
     """
 
     def __init__(self, view: GraphView) -> None:
-        self.nodes: list[onnx.NodeProto] = []
-        self.constants: list[onnx.TensorProto] = []
+        self.draft = Draft(view)
         self._view = view
-        self._names = Names.of(view.graph)
-        self._made = ""
+        self._made = self._name = ""
         self._dtype = np.dtype(np.float32)
 
     def write(self, node: onnx.NodeProto) -> bool:
         """Write what a node computes, if it is an operator of QONNX that can be written."""
         if len(node.input) not in _INPUTS.get(node.op_type, ()) or not node.output:
             return False
-        self._made = node.output[0]
+        self._made, self._name = node.output[0], node.name
         scale = self._view.constant(node.input[1])
         self._dtype = np.dtype(np.float32) if scale is None or scale.dtype.kind != "f" else scale.dtype
         if node.op_type == "BipolarQuant":
@@ -145,10 +138,10 @@ class _Writer:
         if not all(value.is_integer() and held.min <= value <= held.max for value in (low, high, zero)):
             return False
         units = self._constant(scale), self._constant(zero, kind)
-        counted = self._add("QuantizeLinear", node.input[0], *units)
+        counted = self._add("QuantizeLinear", node.input[0], *units, name=self._name)
         if (low, high) != (held.min, held.max):
             counted = self._add("Clip", counted, self._constant(low, kind), self._constant(high, kind))
-        self._add("DequantizeLinear", counted, *units, last=True)
+        self._add("DequantizeLinear", counted, *units, last=True, name=f"{self._made}/DequantizeLinear")
         return True
 
     def _trunc(self, node: onnx.NodeProto, rounding: _Rounding, signed: bool, narrow: bool) -> bool:
@@ -198,17 +191,14 @@ class _Writer:
         value = self._view.constant(name)
         return float(value.item()) if value is not None and value.size == 1 else None
 
-    def _add(self, op: str, *inputs: str, last: bool = False) -> str:
-        """A node, and the name of what it makes: that of the node it stands for, if it is the last."""
-        made = self._made if last else self._names.claim(f"{self._made}/{op}")
-        self.nodes.append(helper.make_node(op, list(inputs), [made], name=f"{made}/{op}"))
-        return made
+    def _add(self, op: str, *inputs: str, last: bool = False, name: str = "") -> str:
+        """A node, and the name of what it makes; the last one has the names that the node it stands for had."""
+        made = self._made if last else self.draft.names.claim(f"{self._made}/{op}")
+        return self.draft.add(op, list(inputs), made, name or (self._name if last else ""))
 
     def _constant(self, value: np.ndarray | float, kind: type[np.generic] | None = None) -> str:
         """A new constant, of the type that the numbers of the node have if no other is given."""
-        name = self._names.claim(f"{self._made}/number")
-        self.constants.append(numpy_helper.from_array(np.asarray(value, kind or self._dtype), name))
-        return name
+        return self.draft.constant(np.asarray(value, kind or self._dtype), f"{self._made}/number")
 
 
 def _range(bits: float, signed: bool, narrow: bool) -> tuple[float, float]:

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
 
 from ftbc_onnx.graph.dequantise import DOMAINS
-from ftbc_onnx.graph.names import Names
+from ftbc_onnx.graph.draft import Draft
 from ftbc_onnx.graph.view import GraphView, attributes
 
 _Units = tuple[np.ndarray, np.ndarray | None]
@@ -72,11 +72,8 @@ def plain_operators(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
         writer.visit(node)
     if not writer.count:
         return model, 0
-    work = onnx.ModelProto()
-    work.CopyFrom(model)
-    del work.graph.node[:], work.graph.value_info[:]
-    work.graph.node.extend(writer.nodes)
-    work.graph.initializer.extend(writer.constants)
+    work = writer.draft.model(model)
+    del work.graph.value_info[:]
     return work, writer.count
 
 
@@ -84,18 +81,16 @@ class _Writer:
     """One walk through the graph in topological order.
 
     Attributes:
-        nodes: of the new graph.
-        constants: new ones.
+        view: of the old graph.
+        draft: of the new one.
         count: operators that were written anew.
     """
 
     def __init__(self, view: GraphView) -> None:
         self.view = view
-        self.nodes: list[onnx.NodeProto] = []
-        self.constants: list[onnx.TensorProto] = []
+        self.draft = Draft(view)
         self.count = 0
         self._units: dict[str, tuple[str, str]] = {}  # names of scale and zero point of quantised tensors
-        self._names = Names.of(view.graph)
 
     def visit(self, node: onnx.NodeProto) -> None:
         """Write a node, or what stands for it."""
@@ -120,13 +115,13 @@ class _Writer:
 
     def _keep(self, node: onnx.NodeProto) -> None:
         """The node itself; a pair of onnxruntime's domain in the default one, if that has its type."""
-        self.nodes.append(node)
+        self.draft.nodes.append(node)
         if node.domain in DOMAINS[1:] and node.op_type in ("QuantizeLinear", "DequantizeLinear"):
             kind = self.view.elem_type(node.input[2]) if len(node.input) > 2 else onnx.TensorProto.UINT8
             if self.view.opset >= _WIDE_OPSET or kind in _NARROW:
-                self.nodes[-1] = onnx.NodeProto()
-                self.nodes[-1].CopyFrom(node)
-                self.nodes[-1].domain = ""
+                plain = self.draft.nodes[-1] = onnx.NodeProto()
+                plain.CopyFrom(node)
+                plain.domain = ""
                 self.count += 1
 
     def _plain_units(self, node: onnx.NodeProto, kind: _Quantised) -> list[_Units] | None:
@@ -165,22 +160,22 @@ class _Writer:
         values = zip(kind.values, units, strict=True)
         inputs = [self._real(node, value, each, f"{name}/{number}") for number, (value, each) in enumerate(values)]
         if kind.bias is not None and len(node.input) > kind.bias and node.input[kind.bias]:
-            unit = self._number(np.asarray(units[0][0] * units[1][0], np.float32).reshape(-1), f"{name}/unit")
+            unit = self.draft.constant(np.asarray(units[0][0] * units[1][0], np.float32).reshape(-1), f"{name}/unit")
             counted = self._add("Cast", [node.input[kind.bias]], f"{name}/counted", to=onnx.TensorProto.FLOAT)
             inputs.append(self._add("Mul", [counted, unit], f"{name}/bias"))
-        kept = {key: value for key, value in attributes(node).items() if key not in _OWN}
+        kept: dict[str, Any] = {key: value for key, value in attributes(node).items() if key not in _OWN}
         made = list(node.input[kind.made : kind.made + 2])
         if made and made[0]:
             real = self._add(kind.plain, inputs, f"{name}/real", **kept)
-            self.nodes.append(helper.make_node("QuantizeLinear", [real, *made], [name], name=node.name))
+            self.draft.add("QuantizeLinear", [real, *made], name, node.name)
             self._remember(name, made)
         else:  # a QGemm that gives real numbers
-            self.nodes.append(helper.make_node(kind.plain, inputs, [name], name=node.name, **kept))
+            self.draft.add(kind.plain, inputs, name, node.name, **kept)
         self.count += 1
 
     def _real(self, node: onnx.NodeProto, value: int, found: _Units, name: str) -> str:
         """A value in real numbers; a scale for each channel goes along the output channels of weights."""
-        units = [self._number(part, f"{name}/unit") for part in found if part is not None]
+        units = [self.draft.constant(part, f"{name}/unit") for part in found if part is not None]
         if found[0].ndim == 0:
             return self._add("DequantizeLinear", [node.input[value], *units], name)
         last = len(self.view.shape(node.input[value]) or ()) - 1
@@ -192,18 +187,11 @@ class _Writer:
         moved = onnx.NodeProto()
         moved.CopyFrom(node)
         moved.input[0] = self._add("DequantizeLinear", [node.input[0], *units], f"{name}/before")
-        moved.output[0] = self._names.claim(f"{name}/real")
-        self.nodes.append(moved)
-        self.nodes.append(helper.make_node("QuantizeLinear", [moved.output[0], *units], [name], name=f"{name}/moved"))
+        moved.output[0] = self.draft.names.claim(f"{name}/real")
+        self.draft.nodes.append(moved)
+        self.draft.add("QuantizeLinear", [moved.output[0], *units], name)
         self._units[name] = units
         self.count += 1
 
-    def _add(self, op: str, inputs: list[str], wanted: str, **attributes: object) -> str:
-        made = self._names.claim(wanted)
-        self.nodes.append(helper.make_node(op, inputs, [made], name=f"{made}/{op}", **attributes))
-        return made
-
-    def _number(self, value: np.ndarray, wanted: str) -> str:
-        name = self._names.claim(wanted)
-        self.constants.append(numpy_helper.from_array(value, name))
-        return name
+    def _add(self, op: str, inputs: list[str], wanted: str, **attributes: Any) -> str:
+        return self.draft.add(op, inputs, self.draft.names.claim(wanted), **attributes)
