@@ -9,9 +9,11 @@ import numpy as np
 
 from ftbc_onnx.graph.builder import GraphBuilder
 from ftbc_onnx.graph.emit.step import neuron_nodes
-from ftbc_onnx.graph.events import binary_count_name, count_events, events_count_name, neurons_name
+from ftbc_onnx.graph.events import Events, binary_count_name, count_events, events_count_name, neurons_name
 from ftbc_onnx.graph.layers import uncounted
+from ftbc_onnx.graph.recorder import Recorder
 from ftbc_onnx.graph.synops import ANALOG, BINARY, DENSE, EVERY_STEP, ONCE, SYNOPS, count_synops
+from ftbc_onnx.graph.tally import Tallies
 from ftbc_onnx.plan import SpikingPlan, SpikingSite
 from ftbc_onnx.results import Counts
 
@@ -24,7 +26,12 @@ Means = Mapping[str, np.ndarray]
 
 def count(model: Any, plan: SpikingPlan) -> Any:
     """A copy of an emitted model that also counts."""
-    return count_synops(count_events(model, plan), plan)
+    recorder = Recorder(model, plan.steps)
+    tallies = Tallies(recorder.builder)
+    events = Events(recorder, plan, tallies)
+    count_events(recorder, plan, events, tallies)
+    count_synops(recorder, plan, events, tallies)
+    return recorder.result()
 
 
 def counted_names(plan: SpikingPlan) -> list[str]:

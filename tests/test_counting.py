@@ -13,10 +13,11 @@ from networks import RELU, digits, network_of
 from ftbc_onnx.counting import count, counted_names, total_counts
 from ftbc_onnx.graph.builder import GraphBuilder
 from ftbc_onnx.graph.emit.unrolled import emit_unrolled, events_name
-from ftbc_onnx.graph.events import binary_count_name, emit_popcount, events_count_name, neurons_name
+from ftbc_onnx.graph.events import binary_count_name, events_count_name, neurons_name
 from ftbc_onnx.graph.layers import Layer, Reads, find_layers
 from ftbc_onnx.graph.observe import expose_tensors
 from ftbc_onnx.graph.synops import DENSE, SYNOPS
+from ftbc_onnx.graph.tally import Tallies
 from ftbc_onnx.neurons import NeuronSpec
 from ftbc_onnx.plan import SpikingPlan
 
@@ -192,13 +193,15 @@ def test_events_and_binary_spikes(neuron: NeuronSpec) -> None:
     assert neuron.levels == 1 or neuron.is_powers or counts.binary_spikes[-1] > counts.events[-1]
 
 
-def test_popcount_of_every_number() -> None:
+@pytest.mark.parametrize("most", [*range(1, 20), 63, 64, 255])
+def test_popcount_of_every_number(most: int) -> None:
     model = parse("g (float[N] k) => () { }")
     builder = GraphBuilder.on(model)
-    ones = emit_popcount(builder, "k", 255)
+    tallies = Tallies(builder)
+    ones = tallies.written(tallies.popcount("k", most))
     model = builder.extend(model, [onnx.helper.make_tensor_value_info(ones, onnx.TensorProto.FLOAT, ["N"])])
-    found = run(model, {"k": np.arange(256, dtype=np.float32)})[ones]
-    np.testing.assert_array_equal(found, [bin(k).count("1") for k in range(256)])
+    found = run(model, {"k": np.arange(most + 1, dtype=np.float32)})[ones]
+    np.testing.assert_array_equal(found, [bin(k).count("1") for k in range(most + 1)])
 
 
 def test_differential_coding_counts_what_is_sent() -> None:

@@ -23,6 +23,7 @@ from networks import (
 
 from ftbc_onnx import CalibrationError, ConfigError, DataError, convert
 from ftbc_onnx.calibrate import calibrate
+from ftbc_onnx.counting import count
 from ftbc_onnx.evaluate import evaluate_file
 from ftbc_onnx.gains import HIGHEST, LOWEST, find_gains, gain_of
 from ftbc_onnx.graph.emit import emit
@@ -31,7 +32,7 @@ from ftbc_onnx.graph.emit.unrolled import emit_unrolled, spikes_name
 from ftbc_onnx.graph.files import load_snn
 from ftbc_onnx.graph.observe import expose_tensors
 from ftbc_onnx.graph.provenance import read_plan
-from ftbc_onnx.graph.synops import SYNOPS, count_synops
+from ftbc_onnx.graph.synops import SYNOPS
 from ftbc_onnx.neurons import NeuronSpec
 from ftbc_onnx.plan import SpikingPlan
 from ftbc_onnx.rules import SolveRule
@@ -124,7 +125,7 @@ def test_synops_count_what_is_read() -> None:
     plan = plan.with_gains({second.name: np.full(second.channels, 1.5)})
     x = np.abs(numbers(5, 6)) + 0.3
     for form in ("unrolled", "loop"):
-        model = count_synops(emit(network, plan, form).model, plan)
+        model = count(emit(network, plan, form).model, plan)
         names = [f"z/t{t}" for t in range(T)]
         unrolled = run(expose_tensors(emit_unrolled(network, plan).model, names), {"x": x}, optimise=False)
         expected = [np.count_nonzero(unrolled[name]) * 3 / 5 for name in names]

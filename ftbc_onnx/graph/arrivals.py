@@ -21,6 +21,7 @@ import onnx
 
 from ftbc_onnx.graph.builder import GraphBuilder
 from ftbc_onnx.graph.events import emit_nonzero
+from ftbc_onnx.graph.tally import Tallies, Tally
 from ftbc_onnx.graph.view import GraphView, attributes
 
 _MOVES = frozenset(
@@ -36,37 +37,46 @@ class Arrivals:
     """Writes n(x) into a graph.
 
     Attributes:
-        builder: writes.
+        tallies: writes.
         view: the emitted model.
         spiking: the tensors that are made of spikes only.
         fired: what neurons sent, by name -> n of it, when it is called.
         otherwise: 1 where what is sent at a tensor is not 0.
     """
 
-    builder: GraphBuilder
+    tallies: Tallies
     view: GraphView
     spiking: frozenset[str]
-    fired: Mapping[str, Callable[[], str]]
-    otherwise: Callable[[str], str]
+    fired: Mapping[str, Callable[[], Tally]]
+    otherwise: Callable[[str], Tally]
     made: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def builder(self) -> GraphBuilder:
+        """Of the graph."""
+        return self.tallies.builder
+
+    def tally(self, x: str) -> Tally:
+        """n(x)."""
+        return self.fired[x]() if x in self.fired and x not in self.made else Tally.of(self.at(x))
 
     def at(self, x: str) -> str:
         """Name of n(x), of the shape of x."""
         if x not in self.made:
-            self.made[x] = self.fired[x]() if x in self.fired else self._of(x)
+            self.made[x] = self.tallies.written(self.fired[x]()) if x in self.fired else self._of(x)
         return self.made[x]
 
     def _of(self, x: str) -> str:
         node = self.view.producers.get(x)
         if node is None or x not in self.spiking:
-            return self.otherwise(x)
+            return self.tallies.written(self.otherwise(x))
         if node.op_type in _SUMS:
             return self._sum(node)
         if node.op_type in ("Mul", "Div"):
             a, c = node.input if node.input[0] in self.spiking else reversed(node.input)
             return self.builder.op("Mul", self.at(a), emit_nonzero(self.builder, c))
         if node.input[0] not in self.spiking:
-            return self.otherwise(x)
+            return self.tallies.written(self.otherwise(x))
         if node.op_type in _SAME:
             return self.at(node.input[0])
         if node.op_type in _MOVES or (node.op_type == "Pad" and _constant(node)):
@@ -75,7 +85,7 @@ class Arrivals:
             return self._over_axes(node, x)
         if node.op_type == "AveragePool" and not attributes(node).get("ceil_mode", 0):
             return self._over_windows(node)
-        return self.otherwise(x)
+        return self.tallies.written(self.otherwise(x))
 
     def _copy(self, node: onnx.NodeProto) -> dict[str, str]:
         """The node on n instead of what is read; a Pad fills up with 0."""

@@ -1,20 +1,22 @@
 """Counting events in an emitted model: means over samples and neurons, one number per step.
 
 An event is a number other than 0 that a neuron sends in a step: a spike, or with differential coding a q. One of k
-units, k = q/lambda, stands for as many binary spikes as |k| has ones in binary, on wires of heights lambda * 2^i:
-
-    popcount(k) = |k| - sum over i >= 1 of floor(|k| / 2^i)
+units, k = q/lambda, stands for as many binary spikes as |k| has ones in binary, on wires of heights lambda * 2^i.
 
 ``SITE/events`` [T] and ``SITE/binary_spikes`` [T] are per neuron, ``SITE/neurons`` [1] is the number of neurons.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import onnx
 
 from ftbc_onnx.graph.builder import GraphBuilder
 from ftbc_onnx.graph.emit.unrolled import events_name
 from ftbc_onnx.graph.recorder import Recorder, Step, at
+from ftbc_onnx.graph.tally import Tallies, Tally
 from ftbc_onnx.graph.units import is_in_units
 from ftbc_onnx.plan import SpikingPlan, SpikingSite
 
@@ -27,11 +29,6 @@ def events_count_name(site: str) -> str:
 def binary_count_name(site: str) -> str:
     """Output that holds the binary spikes per neuron of a site at each step, [T]."""
     return f"{site}/binary_spikes"
-
-
-def units_name(site: str, step: Step) -> str:
-    """Tensor of the binary spikes that each event of a site stands for at a step; missing where each stands for one."""
-    return f"{site}/{at(step)}/count/binary"
 
 
 def neurons_name(site: str) -> str:
@@ -54,50 +51,88 @@ def emit_batch(builder: GraphBuilder, model: onnx.ModelProto) -> str:
         return builder.op("Cast", axis, to=onnx.TensorProto.DOUBLE)
 
 
-def emit_popcount(builder: GraphBuilder, k: str, most: int) -> str:
-    """Ones in the binary form of whole numbers from 0 to `most`, both in float32."""
-    ones = k
-    for i in range(1, most.bit_length()):
-        ones = builder.op("Sub", ones, builder.op("Floor", builder.op("Mul", k, builder.constant(0.5**i))))
-    return ones
+class Events:
+    """What neurons send, per neuron, site and step; written when it is first asked for."""
+
+    def __init__(self, recorder: Recorder, plan: SpikingPlan, tallies: Tallies) -> None:
+        self.plan = plan
+        self._tallies = tallies
+        self._builder = recorder.builder
+        self._view = recorder.view
+        self._sizes: dict[tuple[str, Step], str] = {}
+        self._found: dict[tuple[str, str, Step], Tally] = {}
+
+    def sent(self, site: SpikingSite, step: Step) -> Tally:
+        """1 for an event."""
+        return self._once("sent", site, step, self._sent)
+
+    def binary(self, site: SpikingSite, step: Step) -> Tally:
+        """The binary spikes that an event stands for."""
+        return self._once("binary", site, step, self._binary)
+
+    def _once(self, what: str, site: SpikingSite, step: Step, write: Callable[[SpikingSite, Step], Tally]) -> Tally:
+        key = what, site.name, step
+        if key not in self._found:
+            with self._builder.scope(f"{site.name}/{at(step)}/count"):
+                self._found[key] = write(site, step)
+        return self._found[key]
+
+    def _sent(self, site: SpikingSite, step: Step) -> Tally:
+        levels = self._levels(site)
+        if self.plan.neuron.is_powers or (levels == 1 and not is_in_units(self._view, site)):
+            return Tally.of(emit_nonzero(self._builder, events_name(self.plan, site, step)))
+        k = self._units(site, step)
+        return Tally.of(k if levels == 1 else self._tallies.reached(k, 1))
+
+    def _binary(self, site: SpikingSite, step: Step) -> Tally:
+        levels = self._levels(site)
+        if levels == 1 or self.plan.neuron.is_powers:
+            return self.sent(site, step)
+        return self._tallies.popcount(self._units(site, step), levels)
+
+    def _levels(self, site: SpikingSite) -> int:
+        return self.plan.neuron_of(site).levels
+
+    def _units(self, site: SpikingSite, step: Step) -> str:
+        """|k|, whole numbers."""
+        key = site.name, step
+        if key not in self._sizes:
+            self._sizes[key] = self._write_units(site, step)
+        return self._sizes[key]
+
+    def _write_units(self, site: SpikingSite, step: Step) -> str:
+        builder, neuron = self._builder, self.plan.neuron_of(site)
+        sent = events_name(self.plan, site, step)
+        size = sent if neuron.lowest == 0 else builder.op("Abs", sent)
+        if is_in_units(self._view, site):
+            return size
+        unit = builder.constant(neuron.unit(self.plan.thresholds[site.name].reshape(site.channel_shape)))
+        return builder.op("Round", builder.op("Div", size, unit))
 
 
-def count_events(model: onnx.ModelProto, plan: SpikingPlan) -> onnx.ModelProto:
-    """A copy of an emitted model that also gives events, binary spikes and neurons of every site."""
-    recorder = Recorder(model, plan.steps)
+def count_events(recorder: Recorder, plan: SpikingPlan, events: Events, tallies: Tallies) -> None:
+    """Add events, binary spikes and neurons of every site to what is recorded."""
     builder = recorder.builder
     if not plan.sites:
-        return model
-    batch = emit_batch(builder, model)
+        return
+    batch = emit_batch(builder, recorder.model)
     for site in plan.sites:
-        counted: dict[Step, str] = {}
 
-        def events(step: Step, site: SpikingSite = site, counted: dict[Step, str] = counted) -> str:
-            with builder.scope(f"{site.name}/{at(step)}/count"):
-                counted[step] = builder.mean(emit_nonzero(builder, events_name(plan, site, step)), None)
-            return counted[step]
+        def size(step: Step, site: SpikingSite = site) -> str:
+            return builder.op("Cast", builder.op("Size", events_name(plan, site, step)), to=onnx.TensorProto.DOUBLE)
 
-        def binary(step: Step, site: SpikingSite = site, counted: dict[Step, str] = counted) -> str:
-            with builder.scope(f"{site.name}/{at(step)}/count"):
-                unit = builder.constant(1.0) if is_in_units(recorder.view, site) else None
-                units = _binary(builder, plan, site, step, unit)
-                return counted[step] if units is None else builder.mean(units, None)
+        def mean(step: Step, count: Callable[[SpikingSite, Step], Tally], site: SpikingSite = site) -> str:
+            """Of a tally; over channels first where a layer may ask for that sum, too."""
+            tally = count(site, step)
+            if (site.rank or 0) > 2:
+                tally = Tally.of(tallies.over_channels(tally))
+            share = builder.op("Div", tallies.total(tally), size(step))
+            return builder.op("Cast", share, to=onnx.TensorProto.FLOAT)
 
-        def neurons(step: Step, site: SpikingSite = site) -> str:
-            size = builder.op("Cast", builder.op("Size", events_name(plan, site, step)), to=onnx.TensorProto.DOUBLE)
-            return builder.reshape(builder.op("Div", size, batch), (1,))
+        def neurons(step: Step, size: Callable[[Step], str] = size) -> str:
+            return builder.reshape(builder.op("Div", size(step), batch), (1,))
 
-        recorder.per_step(events_count_name(site.name), onnx.TensorProto.FLOAT, [plan.steps], events)
-        recorder.per_step(binary_count_name(site.name), onnx.TensorProto.FLOAT, [plan.steps], binary)
+        kind, steps = onnx.TensorProto.FLOAT, [plan.steps]
+        recorder.per_step(events_count_name(site.name), kind, steps, partial(mean, count=events.sent))
+        recorder.per_step(binary_count_name(site.name), kind, steps, partial(mean, count=events.binary))
         recorder.once(neurons_name(site.name), onnx.TensorProto.DOUBLE, [1], neurons)
-    return recorder.result()
-
-
-def _binary(builder: GraphBuilder, plan: SpikingPlan, site: SpikingSite, step: Step, unit: str | None) -> str | None:
-    """Write `units_name`; None if each event stands for one."""
-    neuron = plan.neuron_of(site)
-    if neuron.levels == 1 or plan.neuron.is_powers:
-        return None
-    unit = unit or builder.constant(neuron.unit(plan.thresholds[site.name].reshape(site.channel_shape)))
-    k = builder.op("Round", builder.op("Div", builder.op("Abs", events_name(plan, site, step)), unit))
-    return builder.op("Identity", emit_popcount(builder, k, neuron.levels), out="binary")

@@ -38,9 +38,10 @@ from ftbc_onnx.graph.arrivals import Arrivals
 from ftbc_onnx.graph.builder import GraphBuilder
 from ftbc_onnx.graph.classes import WEIGHTED
 from ftbc_onnx.graph.emit.unrolled import events_name, spikes_name
-from ftbc_onnx.graph.events import emit_batch, emit_nonzero, units_name
+from ftbc_onnx.graph.events import Events, emit_batch, emit_nonzero
 from ftbc_onnx.graph.layers import Layer, Layers, Reads, find_layers
 from ftbc_onnx.graph.recorder import Recorder, Step
+from ftbc_onnx.graph.tally import Tallies, Tally
 from ftbc_onnx.graph.view import GraphView, attributes
 from ftbc_onnx.plan import SpikingPlan, SpikingSite
 
@@ -67,23 +68,25 @@ _SYNAPTIC = (Reads.SPIKES, Reads.CURRENTS)
 Count = Callable[[Layer], str]
 
 
-def count_synops(model: onnx.ModelProto, plan: SpikingPlan) -> onnx.ModelProto:
-    """A copy of a model that `count_events` was at, which also gives the outputs named above."""
-    counter = _Counter(plan, Recorder(model, plan.steps), find_layers(model, plan))
-    return counter.result()
+def count_synops(recorder: Recorder, plan: SpikingPlan, events: Events, tallies: Tallies) -> None:
+    """Add the outputs named above to what is recorded."""
+    _Counter(plan, recorder, events, tallies, find_layers(recorder.model, plan)).write()
 
 
 @dataclass
 class _Counter:
     plan: SpikingPlan
     recorder: Recorder
+    sent: Events
+    tallies: Tallies
     layers: Layers
     builder: GraphBuilder = field(init=False)
     view: GraphView = field(init=False)
     arrivals: Arrivals = field(init=False)
     events: dict[str, str] = field(init=False)  # what is read -> what was sent
-    nonzero: dict[str, str] = field(default_factory=dict)
-    counted: dict[tuple[str, str], str] = field(default_factory=dict)  # (output of a layer, n) -> its SynOps
+    places: dict[str, tuple[SpikingSite, Step]] = field(init=False)  # events -> whose and when
+    nonzero: dict[str, Tally] = field(default_factory=dict)
+    counted: dict[tuple[str, Tally | None], str] = field(default_factory=dict)  # (output of a layer, n) -> its SynOps
 
     def __post_init__(self) -> None:
         self.builder = self.recorder.builder
@@ -91,13 +94,14 @@ class _Counter:
         pairs = [(site, t) for site in self.plan.sites for t in self.recorder.steps]
         coded = pairs if self.plan.neuron.coding == "differential" else ()
         self.events = {spikes_name(site.name, t): events_name(self.plan, site, t) for site, t in coded}
-        fired = {spikes_name(s.name, t): partial(self._binary_of, s, t) for s, t in pairs}
+        self.places = {events_name(self.plan, site, t): (site, t) for site, t in pairs}
+        fired = {spikes_name(s.name, t): partial(self.sent.binary, s, t) for s, t in pairs}
         self.arrivals = Arrivals(
-            self.builder, self.view, self.layers.spiking, fired, lambda x: self._nonzero(self._sent(x))
+            self.tallies, self.view, self.layers.spiking, fired, lambda x: self._nonzero(self._sent(x))
         )
 
-    def result(self) -> onnx.ModelProto:
-        """The model with what was counted, summed over layers, per sample."""
+    def write(self) -> None:
+        """What was counted, summed over layers, per sample."""
         builder, kind = self.builder, onnx.TensorProto.DOUBLE
         batch = emit_batch(builder, self.recorder.model)
         zero = builder.constant(np.zeros(1))
@@ -114,7 +118,6 @@ class _Counter:
         self.recorder.once(DENSE, kind, [1], lambda t: write(t, self._dense, *_SYNAPTIC))
         self.recorder.once(ONCE, kind, [1], lambda t: write(t, self._dense, Reads.INPUTS))
         self.recorder.once(EVERY_STEP, kind, [1], lambda t: write(t, self._dense, Reads.MEANS))
-        return self.recorder.result()
 
     def _events(self, layer: Layer) -> str:
         """SynOps of a layer over the whole batch, [1] double."""
@@ -124,30 +127,30 @@ class _Counter:
         """The same in binary spikes."""
         if layer.reads is Reads.CURRENTS:
             return self._events(layer)
-        return self._count(layer, self.arrivals.at(layer.node.input[layer.position]))
+        return self._count(layer, self.arrivals.tally(layer.node.input[layer.position]))
 
     def _dense(self, layer: Layer) -> str:
         """The same if no input is 0."""
         return self._count(layer, None)
 
-    def _count(self, layer: Layer, n: str | None) -> str:
+    def _count(self, layer: Layer, n: Tally | None) -> str:
         """Sum of n * fanout over the inputs of a layer; 1 for n if there is none."""
-        key = (layer.node.output[0], n or "")
+        key = (layer.node.output[0], n)
         if key not in self.counted:
             product = layer.node.op_type in ("Gemm", "MatMul")
             self.counted[key] = (self._product if product else self._convolution)(layer, n)
         return self.counted[key]
 
-    def _product(self, layer: Layer, n: str | None) -> str:
+    def _product(self, layer: Layer, n: Tally | None) -> str:
         node = layer.node
         axis = 0 if attributes(node).get("transA", 0) else -1
         links = self._mul(self._size(node.output[0]), self._length(node.input[0], axis))
         if n is None:
             return links
         fanout = self.builder.op("Div", links, self._size(node.input[layer.position]))
-        return self._mul(self._total(n), fanout)
+        return self._mul(self.tallies.total(n), fanout)
 
-    def _convolution(self, layer: Layer, n: str | None) -> str:
+    def _convolution(self, layer: Layer, n: Tally | None) -> str:
         builder, node = self.builder, layer.node
         weights = node.input[1]
         kernel = builder.op("Slice", builder.op("Shape", weights), builder.integers(2), builder.integers(2**31 - 1))
@@ -155,18 +158,13 @@ class _Counter:
         shape = builder.op("Concat", builder.integers(1, 1), kernel, axis=0)
         ones = builder.op("Expand", one, shape)
         if n is None:
-            n = builder.op("Expand", one, builder.op("Shape", node.input[0]))
-        n = builder.op("ReduceSum", n, builder.integers(1), keepdims=1)
-        reached = builder.like(node, n, ones, without=("group", "kernel_shape"))
+            n = Tally.of(builder.op("Expand", one, builder.op("Shape", node.input[0])))
+        reached = builder.like(node, self.tallies.over_channels(n), ones, without=("group", "kernel_shape"))
         groups = int(str(attributes(node).get("group", 1)))
         per_channel = self._length(weights, 0 if node.op_type == "Conv" else 1)
         if node.op_type == "Conv":
             per_channel = builder.op("Div", per_channel, builder.constant(np.array([groups], np.float64)))
-        return self._mul(self._total(reached), per_channel)
-
-    def _binary_of(self, site: SpikingSite, step: Step) -> str:
-        units = units_name(site.name, step)  # written by `count_events`
-        return units if units in self.view.producers else self._nonzero(events_name(self.plan, site, step))
+        return self._mul(self.tallies.total(Tally.of(reached)), per_channel)
 
     def _sent(self, read: str) -> str:
         """What was sent where this tensor is read: itself, but for differential coding."""
@@ -182,16 +180,13 @@ class _Counter:
             self.events.update(self.builder.copy(node, rename, "/sent"))
         return self.events[read]
 
-    def _nonzero(self, x: str) -> str:
+    def _nonzero(self, x: str) -> Tally:
+        """1 where a tensor is not 0."""
+        if x in self.places:
+            return self.sent.sent(*self.places[x])
         if x not in self.nonzero:
-            self.nonzero[x] = emit_nonzero(self.builder, x)
+            self.nonzero[x] = Tally.of(emit_nonzero(self.builder, x))
         return self.nonzero[x]
-
-    def _total(self, x: str) -> str:
-        """Sum over everything, [1] double: rows in float32 (whole numbers are exact up to 2^24), then in double."""
-        rows = self.builder.op("ReduceSum", self.builder.op("Flatten", x, axis=1), self.builder.integers(1), keepdims=0)
-        wide = self.builder.op("Cast", rows, to=onnx.TensorProto.DOUBLE)
-        return self.builder.op("ReduceSum", wide, self.builder.integers(0), keepdims=1)
 
     def _size(self, x: str) -> str:
         return self._double(self.builder.op("Size", x))
