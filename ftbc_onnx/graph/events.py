@@ -116,23 +116,30 @@ def count_events(recorder: Recorder, plan: SpikingPlan, events: Events, tallies:
     if not plan.sites:
         return
     batch = emit_batch(builder, recorder.model)
+    channels: dict[str, str] = {}
     for site in plan.sites:
-
-        def size(step: Step, site: SpikingSite = site) -> str:
-            return builder.op("Cast", builder.op("Size", events_name(plan, site, step)), to=onnx.TensorProto.DOUBLE)
 
         def mean(step: Step, count: Callable[[SpikingSite, Step], Tally], site: SpikingSite = site) -> str:
             """Of a tally; over channels first where a layer may ask for that sum, too."""
             tally = count(site, step)
-            if (site.rank or 0) > 2:
-                tally = Tally.of(tallies.over_channels(tally))
-            share = builder.op("Div", tallies.total(tally), size(step))
-            return builder.op("Cast", share, to=onnx.TensorProto.FLOAT)
+            if (site.rank or 0) < 3:
+                return tallies.mean(tally)
+            if site.name not in channels:
+                channels[site.name] = _length(builder, events_name(plan, site, step))
+            return builder.op("Div", tallies.mean(Tally.of(tallies.over_channels(tally))), channels[site.name])
 
-        def neurons(step: Step, size: Callable[[Step], str] = size) -> str:
-            return builder.reshape(builder.op("Div", size(step), batch), (1,))
+        def neurons(step: Step, site: SpikingSite = site) -> str:
+            size = builder.op("Cast", builder.op("Size", events_name(plan, site, step)), to=onnx.TensorProto.DOUBLE)
+            return builder.reshape(builder.op("Div", size, batch), (1,))
 
         kind, steps = onnx.TensorProto.FLOAT, [plan.steps]
         recorder.per_step(events_count_name(site.name), kind, steps, partial(mean, count=events.sent))
         recorder.per_step(binary_count_name(site.name), kind, steps, partial(mean, count=events.binary))
         recorder.once(neurons_name(site.name), onnx.TensorProto.DOUBLE, [1], neurons)
+
+
+def _length(builder: GraphBuilder, x: str) -> str:
+    """How long axis 1 of a tensor is, [1]."""
+    return builder.op(
+        "Cast", builder.op("Gather", builder.op("Shape", x), builder.integers(1)), to=onnx.TensorProto.FLOAT
+    )

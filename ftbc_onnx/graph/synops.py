@@ -87,6 +87,8 @@ class _Counter:
     places: dict[str, tuple[SpikingSite, Step]] = field(init=False)  # events -> whose and when
     nonzero: dict[str, Tally] = field(default_factory=dict)
     counted: dict[tuple[str, Tally | None], str] = field(default_factory=dict)  # (output of a layer, n) -> its SynOps
+    kernels: dict[str, str] = field(default_factory=dict)  # weights -> weights 1 from one channel to one
+    lengths: dict[tuple[str, int], str] = field(default_factory=dict)  # (tensor, axis) -> how long it is
 
     def __post_init__(self) -> None:
         self.builder = self.recorder.builder
@@ -153,18 +155,27 @@ class _Counter:
     def _convolution(self, layer: Layer, n: Tally | None) -> str:
         builder, node = self.builder, layer.node
         weights = node.input[1]
-        kernel = builder.op("Slice", builder.op("Shape", weights), builder.integers(2), builder.integers(2**31 - 1))
-        one = builder.constant(np.ones(1, np.float32))
-        shape = builder.op("Concat", builder.integers(1, 1), kernel, axis=0)
-        ones = builder.op("Expand", one, shape)
         if n is None:
-            n = Tally.of(builder.op("Expand", one, builder.op("Shape", node.input[0])))
+            n = Tally.of(builder.op("Expand", self._one, builder.op("Shape", node.input[0])))
+        ones = self._kernel(weights)
         reached = builder.like(node, self.tallies.over_channels(n), ones, without=("group", "kernel_shape"))
         groups = int(str(attributes(node).get("group", 1)))
         per_channel = self._length(weights, 0 if node.op_type == "Conv" else 1)
         if node.op_type == "Conv":
             per_channel = builder.op("Div", per_channel, builder.constant(np.array([groups], np.float64)))
         return self._mul(self.tallies.total(Tally.of(reached)), per_channel)
+
+    @property
+    def _one(self) -> str:
+        return self.builder.constant(np.ones(1, np.float32))
+
+    def _kernel(self, weights: str) -> str:
+        if weights not in self.kernels:
+            builder = self.builder
+            kernel = builder.op("Slice", builder.op("Shape", weights), builder.integers(2), builder.integers(2**31 - 1))
+            shape = builder.op("Concat", builder.integers(1, 1), kernel, axis=0)
+            self.kernels[weights] = builder.op("Expand", self._one, shape)
+        return self.kernels[weights]
 
     def _sent(self, read: str) -> str:
         """What was sent where this tensor is read: itself, but for differential coding."""
@@ -192,7 +203,11 @@ class _Counter:
         return self._double(self.builder.op("Size", x))
 
     def _length(self, x: str, axis: int) -> str:
-        return self._double(self.builder.op("Gather", self.builder.op("Shape", x), self.builder.integers(axis), axis=0))
+        if (x, axis) not in self.lengths:
+            builder = self.builder
+            found = builder.op("Gather", builder.op("Shape", x), builder.integers(axis), axis=0)
+            self.lengths[x, axis] = self._double(found)
+        return self.lengths[x, axis]
 
     def _double(self, x: str) -> str:
         return self.builder.op("Cast", x, to=onnx.TensorProto.DOUBLE)

@@ -74,6 +74,10 @@ class Tallies:
         """Sums over axis 1, which is kept: [B, 1, ...]."""
         return self._each("channels", tally, lambda g: self.builder.op("ReduceSum", g, self.builder.integers(1)))
 
+    def mean(self, tally: Tally) -> str:
+        """Mean over everything, [1]."""
+        return self._each("mean", tally, lambda g: self.builder.mean(g, None))
+
     def total(self, tally: Tally) -> str:
         """Sum over everything, [1] double: rows in float32, then in double."""
         rows = self._each("rows", tally, self._rows)
