@@ -69,6 +69,11 @@ def network_of(model: onnx.ModelProto) -> Network:
     return find_network(normalise(model).model)
 
 
+def node_names(network: Network) -> dict[str, str]:
+    """Name of the node that makes a tensor."""
+    return {tensor: node.name for tensor, node in network.view.producers.items()}
+
+
 def plan_of(network: Network, thresholds: dict[str, np.ndarray], steps: int) -> SpikingPlan:
     """A plan without biases; thresholds in the order of the sites."""
     values = dict(zip([site.name for site in network.sites], thresholds.values(), strict=True))

@@ -8,11 +8,9 @@ import numpy as np
 import onnx
 import pytest
 from helpers import OPSETS, assert_same_function, assert_valid, constant, node_of, numbers, ops, parse, run
-from networks import QCFS, RELU, digits
 from onnx import numpy_helper
 
-from ftbc_onnx import convert
-from ftbc_onnx.errors import ConfigError, ModelError
+from ftbc_onnx.errors import ModelError
 from ftbc_onnx.graph.normalise import FLOOR, default_opset, infer_shapes, normalise
 
 MODELS = Path(__file__).parents[1] / "models"
@@ -185,20 +183,6 @@ def test_sparse_initializers_are_made_dense(linear):
     assert not after.model.graph.sparse_initializer
     np.testing.assert_array_equal(constant(after.model, "w"), w)
     np.testing.assert_array_equal(run(after.model, {"x": x})["y"], expected)
-
-
-def test_an_opset_that_was_asked_for_is_not_blamed_on_the_export():
-    with pytest.raises(ModelError, match=r"could not be changed to 99.*: use another --opset, or none$"):
-        normalise(parse("g (float[N] x) => (float[N] y) { y = Relu(x) }"), 99)
-
-
-def test_an_opset_that_cannot_be_raised_is_an_error():
-    model = parse(
-        'g (float[N] x) => (float[N] y) { y = Upsample <mode = "nearest", height_scale = 2.0, width_scale = 2.0> (x) }',
-        opset=1,
-    )
-    with pytest.raises(ModelError, match=r"opset 1 could not be changed to 13.*export the model with opset 13"):
-        normalise(model)
 
 
 @pytest.mark.parametrize("opset", [9, 13])
@@ -387,32 +371,3 @@ def test_value_info_of_a_removed_tensor_does_not_confuse_later_rounds():
     after, _ = normalised(model, {"x": numbers(2, 3)})
     assert ops(after) == ["Relu", "Neg"]
     assert run(after, {"x": numbers(2, 3)})["y"].shape == (2, 3)
-
-
-@pytest.mark.parametrize("opset", [17, 19, 21])
-def test_the_opset_that_is_wanted(opset: int) -> None:
-    images, labels = digits("test", 12)
-    result = convert(QCFS, images, steps=2, neuron="if", opset=opset, eval_data=(images, labels))
-    assert default_opset(result.model) == opset
-    assert result.report["verification"]["bitwise"]
-    assert result.report["evaluation"]["ann_accuracy"] == 100
-    same = convert(QCFS, images, steps=2, neuron="if", eval_data=(images, labels)).report
-    assert result.report["evaluation"]["accuracy"] == same["evaluation"]["accuracy"]
-
-
-@pytest.mark.parametrize(
-    ("model", "opset", "message"),
-    [
-        (RELU, 17, "opset 18 could not be changed to 17"),  # the converter's ReduceMean is not valid there
-        (QCFS, 13, "opset 17 could not be changed to 13"),
-        (QCFS, 999, "opset 17 could not be changed to 999"),
-    ],
-)
-def test_an_opset_that_cannot_be_had(model: Path, opset: int, message: str) -> None:
-    with pytest.raises(ModelError, match=message):
-        normalise(onnx.load(model), opset)
-
-
-def test_an_opset_that_is_too_old() -> None:
-    with pytest.raises(ConfigError, match="opset is 11: 13 is the oldest that is written"):
-        convert(QCFS, steps=2, opset=11)

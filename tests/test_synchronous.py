@@ -3,31 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from io import StringIO
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
-from click.testing import CliRunner
 from helpers import OPSETS, assert_close, assert_valid, eighths, numbers, parse, run
-from networks import CALIBRATION, QCFS, RELU, TEST, batches_of, digits, inputs, network_of, residual, source_of
+from networks import QCFS, batches_of, digits, inputs, network_of, residual, source_of
 from onnx import helper, numpy_helper
-from rich.console import Console
 
 from ftbc_onnx import ConfigError, ConvertConfig, convert
 from ftbc_onnx.calibrate import calibrate
-from ftbc_onnx.cli import cli
-from ftbc_onnx.evaluate import evaluate_file
 from ftbc_onnx.graph.builder import GraphBuilder
 from ftbc_onnx.graph.classes import NodeClass
 from ftbc_onnx.graph.emit.unrolled import emit_unrolled, spikes_name
 from ftbc_onnx.graph.observe import expose_tensors
-from ftbc_onnx.graph.provenance import read_plan
 from ftbc_onnx.graph.sites import Network
 from ftbc_onnx.neurons import NeuronSpec, Synchronous
 from ftbc_onnx.plan import SpikingPlan
-from ftbc_onnx.report import print_conversion
 from ftbc_onnx.rules import CalibrationRule, PaperRule, SolveRule
 from ftbc_onnx.runtime import CPU
 from ftbc_onnx.verify import simulate, verify
@@ -373,46 +366,3 @@ def test_depth_is_the_longest_chain(plan: SpikingPlan) -> None:
     assert plan.depth == 3
     both = parse("g (float[N,3] x) => (float[N,3] y) { a = Relu(x)  n = Neg(x)  b = Relu(n)  y = Add(a, b) }")
     assert synchronous(network_of(both), 2, 1, [np.ones(3)] * 2).depth == 1
-
-
-def test_conversion_from_end_to_end(tmp_path) -> None:
-    """Plan read back, report, and `evaluate` on the file, whose last row is the result."""
-    result = convert(
-        RELU, CALIBRATION, eval_data=TEST, steps=4, neuron="group", levels=2, schedule="synchronous", calib_samples=64
-    )
-    assert read_plan(result.model) == result.plan
-    assert result.plan.describe()["schedule"] == "synchronous"
-    assert result.report["verification"]["bitwise"]
-    assert result.report["schedule"] == "synchronous"
-    assert result.report["synchronous"] == {"levels": 8, "depth": 4, "latency": 16}
-    console = Console(file=StringIO(), width=300)
-    print_conversion(console, result.report)
-    line = (
-        "layer-synchronous: a quantised network with 8 levels; each of the 4 layers waits 4 steps, so a result takes 16"
-    )
-    assert line in console.file.getvalue()
-    path = result.save(tmp_path / "snn.onnx")
-    again, _ = evaluate_file(path, TEST, ann=RELU)
-    assert result.evaluation is not None
-    assert again.accuracy == result.evaluation.accuracy
-    assert again.accuracy[-1] > 99
-
-
-def test_command_line(tmp_path) -> None:
-    target = tmp_path / "snn.onnx"
-    done = CliRunner().invoke(
-        cli, ["convert", str(QCFS), "-T", "2", "--neuron", "if", "--schedule", "synchronous", "-o", str(target)]
-    )
-    assert done.exit_code == 0, done.output
-    assert read_plan(onnx.load(target)).synchronous
-    refused = CliRunner().invoke(cli, ["convert", str(QCFS), "--neuron", "signed", "--schedule", "synchronous"])
-    assert isinstance(refused.exception, ConfigError)
-
-
-def test_asynchronous_is_the_default_and_files_without_a_schedule_are_read_so() -> None:
-    result = convert(QCFS, steps=2, neuron="if")
-    assert (result.plan.schedule, result.report["synchronous"]) == ("asynchronous", None)
-    (entry,) = (e for e in result.model.metadata_props if e.key == "ftbc_onnx.plan")
-    entry.value = entry.value.replace('"schedule": "asynchronous", ', "")
-    assert "schedule" not in entry.value
-    assert read_plan(result.model) == result.plan
