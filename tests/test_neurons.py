@@ -11,6 +11,7 @@ from onnx import helper
 from ftbc_onnx.errors import ConfigError
 from ftbc_onnx.graph.builder import GraphBuilder
 from ftbc_onnx.neurons import Neuron, NeuronSpec, Scaled
+from ftbc_onnx.neurons.multi_threshold import MultiThreshold
 
 T, B, C, H = 6, 3, 4, 5
 ROW = (1, C, 1)  # of a threshold or a bias, broadcast against [B, C, H]
@@ -191,3 +192,23 @@ class TestIntegrateAndFire:
 def test_unknown_neuron_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ConfigError, match=r"unknown neuron 'lif'.*choose one of if, signed, "):
         NeuronSpec("lif")
+
+
+@pytest.mark.parametrize("thresholds", [1, 2, 3, 4, 6, 16])
+@pytest.mark.parametrize("rectifies", [False, True])
+def test_multi_threshold_at_the_floats_around_its_thresholds(thresholds: int, rectifies: bool) -> None:
+    """Of 4,000 units: the float that is a threshold, the next below, the next above, and those of the other sign."""
+    neuron = MultiThreshold(thresholds, rectifies)
+    unit = np.random.default_rng(0).lognormal(0, 3, 4000).astype(np.float32)
+    edges = [unit * np.float32(0.75 * 2**i) for i in range(-1, thresholds + 1)]
+    around = [np.nextafter(edge, towards) for edge in edges for towards in (edge, np.float32(0), np.float32(np.inf))]
+    u = np.stack([*around, *(-value for value in around), np.zeros_like(unit)])
+    sent = np.full_like(u, 2.0 ** (thresholds - 2)) if rectifies else None
+    builder = GraphBuilder(17)
+    builder.reserve(["u", "unit", "sent"])
+    memory = neuron.emit_memory(builder, "sent", "unit") if rectifies else None
+    k = neuron.emit_count(builder, "u", "unit", memory)
+    feeds = {"u": u, "unit": unit, **({"sent": sent} if sent is not None else {})}
+    inputs = [helper.make_tensor_value_info(name, 1, value.shape) for name, value in feeds.items()]
+    model = builder.to_model("g", inputs, [helper.make_tensor_value_info(k, 1, None)], [helper.make_opsetid("", 17)])
+    np.testing.assert_array_equal(run(model, feeds, optimise=False)[k], neuron.count(u, unit, sent))

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ftbc_onnx.neurons.soft_reset import SoftReset, emit_truth
+from ftbc_onnx.neurons.soft_reset import SoftReset
 from ftbc_onnx.sink import Sink
 
 MIDDLE = 0.75
@@ -48,23 +48,25 @@ class MultiThreshold(SoftReset):
 
     def emit_memory(self, sink: Sink, sent: str, unit: str) -> str:
         """-3/4 * sent units: as low as u counts."""
-        most = sink.op("Mul", sink.op("Mul", sink.constant(MIDDLE), sent), unit)
-        return sink.op("Neg", most)
+        return sink.op("Mul", sink.op("Mul", sink.constant(-MIDDLE), sent), unit)
 
     def emit_count(self, sink: Sink, u: str, unit: str, memory: str | None) -> str:
-        """The same: every level that is reached adds what it has more than the one below.
+        """The same, with z = u / (3/4 lambda): k is the largest power of two in |z|, and clip(z, -1, 1) its sign.
 
-        Where one is, u in halves of the lowest is 2 or more, of either sign: clipped it is 1 or -1, also in runtimes
-        that multiply by a reciprocal (in onnxruntime on a CPU in half the time of Sign).
+            k = max over i = 0, 2, 4, ..  of  2^i * floor(clip(|z| / 2^i, 0, 2))
+
+        is two levels at a time: from 3 times 2^i on, where the floor is not a level, the next pair is larger. At the
+        top it is clipped to 1 if n is odd. |z| >= 2^i wherever |u| >= 2^i * (3/4 lambda), and nowhere else: a quotient
+        that is rounded up to a power of two would have to be closer to it than two floats are.
         """
         seen = u if memory is None else sink.op("Max", u, memory)
-        size = sink.op("Abs", seen)
-        levels = [sink.op("Mul", sink.constant(MIDDLE * 2**i), unit) for i in range(self.thresholds)]
+        z = sink.op("Div", seen, sink.op("Mul", sink.constant(MIDDLE), unit))
+        size = sink.op("Abs", z)
         k = ""
-        for i, level in enumerate(levels):
-            reached = emit_truth(sink, sink.op("GreaterOrEqual", size, level))
-            more = reached if i < 2 else sink.op("Mul", reached, sink.constant(float(2 ** (i - 1))))
-            k = sink.op("Add", k, more) if k else more
-        half = sink.op("Mul", sink.constant(MIDDLE / 2), unit)
-        sign = sink.op("Clip", sink.op("Div", seen, half), sink.constant(-1.0), sink.constant(1.0))
-        return sink.op("Mul", k, sign)
+        for i in range(0, self.thresholds, 2):
+            most = min(2, self.thresholds - i)
+            part = sink.op("Mul", size, sink.constant(0.5**i)) if i else size
+            whole = sink.op("Floor", sink.op("Clip", part, sink.constant(0.0), sink.constant(float(most))))
+            levels = sink.op("Mul", whole, sink.constant(2.0**i)) if i else whole
+            k = sink.op("Max", k, levels) if k else levels
+        return sink.op("Mul", k, sink.op("Clip", z, sink.constant(-1.0), sink.constant(1.0)))
