@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from click.testing import CliRunner
 from emit_cases import NETS, feeds_of, network_of, plan_of
 from helpers import assert_valid, numbers, parse, run
-from networks import RELU, SPECS, digits, random_plan
+from networks import RELU, SPECS, TEST, digits, random_plan
 from networks import network_of as network_from
 
 from ftbc_onnx import ModelError, convert
+from ftbc_onnx.cli import cli
 from ftbc_onnx.evaluate import evaluate_file
 from ftbc_onnx.graph.emit import choose_form, emit
 from ftbc_onnx.graph.emit.folded import batched_tensors, why_not_folded
@@ -151,9 +153,13 @@ def test_rows_that_are_mixed(case: str) -> None:
 def test_a_folded_file_is_evaluated_without_counts(tmp_path: Path) -> None:
     images, labels = digits("test", 12)
     result = convert(RELU, digits("test", 16)[0], steps=3, form="folded", neuron="if", eval_data=(images, labels))
-    found, _ = evaluate_file(result.save(tmp_path / "snn.onnx"), (images, labels), ann=RELU)
+    path = result.save(tmp_path / "snn.onnx")
+    found, _ = evaluate_file(path, (images, labels), ann=RELU)
     assert list(found.accuracy) == result.report["evaluation"]["accuracy"]
     assert found.counts is None
+    done = CliRunner().invoke(cli, ["evaluate", str(path), "--eval-data", str(TEST), "--samples", "12"])
+    assert done.exit_code == 0, done.output
+    assert "are not counted in the folded form: convert in another form" in done.output
 
 
 def test_the_transformer_that_moves_its_batch_is_refused() -> None:

@@ -78,3 +78,6 @@ def evaluate(
         console.print(f"device {used}", highlight=False)
         print_curve(console, result.as_dict())
         print_energy(console, energy)
+        if energy is None:
+            said = "events, SynOps and energy are not counted in the folded form: convert in another form"
+            console.print(said, highlight=False, soft_wrap=True)
