@@ -1,4 +1,7 @@
-"""A graph that is written anew, node by node, beside the one that is read."""
+"""A graph that is written anew, node by node, beside the one that is read: what stays keeps its names.
+
+Graphs that are emitted are written by `ftbc_onnx.graph.builder`.
+"""
 
 from __future__ import annotations
 
