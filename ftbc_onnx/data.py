@@ -274,7 +274,9 @@ def _load(path: Path, where: str) -> dict[str, Array]:
         with zipfile.ZipFile(path), np.load(path, allow_pickle=False) as file:
             return {key: file[key] for key in file.files}
     except Exception as error:  # a damaged file raises many kinds; NumPy takes what it does not know for a pickle
-        why = "it is damaged, or holds pickled Python objects, never loaded" if "bject" in str(error) else error
+        why = str(error)
+        if any(word in why for word in ("bject", "pickle")):  # NumPy's advice is to allow pickles
+            why = "it is damaged, or holds pickled Python objects, never loaded"
         raise DataError(f"{where}: cannot be read ({why}): expected numbers saved by np.save or np.savez") from error
 
 

@@ -142,7 +142,8 @@ def _why_no_cuda(device: Device) -> str | None:
         return f"there is no NVIDIA driver on this machine ({driver} does not load)"
     try:
         with _quiet(), contextlib.redirect_stdout(io.StringIO()):
-            ort.preload_dlls()
+            if hasattr(ort, "preload_dlls"):  # from 1.21
+                ort.preload_dlls()
         session = Session(probe_model(), device)
         with _quiet():
             session.run({"x": np.ones(1, np.float32)})

@@ -88,11 +88,17 @@ class TestChoice:
         with pytest.raises(DeviceError, match="there is no NVIDIA driver on this machine"):
             choose_device("cuda")
 
-    def test_a_session_that_falls_back_in_silence_is_found_out(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    @pytest.mark.parametrize("preloads", [True, False])
+    def test_a_session_that_falls_back_in_silence_is_found_out(
+        self, monkeypatch: pytest.MonkeyPatch, preloads: bool
+    ) -> None:
         """Driver and provider are there, the libraries are not: the session runs on the CPU without an error."""
         monkeypatch.setattr(ort, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
         monkeypatch.setattr(runtime.ctypes, "CDLL", lambda _: None)
-        monkeypatch.setattr(ort, "preload_dlls", lambda: None)
+        if preloads:
+            monkeypatch.setattr(ort, "preload_dlls", lambda: None, raising=False)
+        else:  # onnxruntime 1.20
+            monkeypatch.delattr(ort, "preload_dlls", raising=False)
         create = ort.InferenceSession
         monkeypatch.setattr(
             ort, "InferenceSession", lambda model, options, providers: create(model, options, providers=providers[1:])

@@ -70,8 +70,11 @@ class TimeLeft(ProgressColumn):
 def progress_bars(off: bool) -> Iterator[Callable[[str, int, int], None]]:
     """Progress bars on stderr, if it is a terminal; a function to call with (stage, done, total)."""
     console = Console(stderr=True)
+    if off or not console.is_terminal:  # a Progress that is disabled prints an empty line in rich before 14
+        yield lambda *_: None
+        return
     columns = (TextColumn("{task.description:<24}"), BarColumn(), MofNCompleteColumn(), TimeLeft())
-    with Progress(*columns, console=console, transient=True, disable=off or not console.is_terminal) as bars:
+    with Progress(*columns, console=console, transient=True) as bars:
         tasks: dict[str, TaskID] = {}
         started: dict[str, float] = {}
         known: dict[str, bool] = {}  # whether the time left is shown
