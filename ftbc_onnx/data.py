@@ -9,8 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import runpy
-import sys
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,8 +20,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ftbc_onnx import image_list, images
+from ftbc_onnx.data_script import call, running, script_of
 from ftbc_onnx.errors import ConfigError, DataError, FtbcError
 from ftbc_onnx.preprocessing import Array, Layout, Preprocessing
+from ftbc_onnx.sample_order import evenly, in_runs, mixed
 from ftbc_onnx.shards import Arrays, Load, Shard, Shards, Spool
 
 UNNAMED = "(array)"  # stands for the key of an array that comes without one
@@ -62,6 +62,10 @@ class DataSource(Protocol):
     def preprocessing(self) -> Preprocessing:
         """What is done to each sample, defaults filled in."""
 
+    @property
+    def of_images(self) -> bool:
+        """Whether samples are read from image files."""
+
     def __len__(self) -> int: ...
 
     def batches(self, size: int, limit: int | None = None, drop_last: bool = False) -> Iterator[Batch]:
@@ -91,6 +95,10 @@ class _Source:
     @property
     def has_labels(self) -> bool:
         return self.labels is not None
+
+    @property
+    def of_images(self) -> bool:
+        return isinstance(self.store, images.ImageFolder)
 
     def batches(self, size: int, limit: int | None = None, drop_last: bool = False) -> Iterator[Batch]:
         if size < 1 or (limit is not None and limit < 0):
@@ -142,6 +150,7 @@ def open_data(
     labels: npt.ArrayLike | os.PathLike[str] | None = None,
     purpose: str = "calibration",
     limit: int | None = None,
+    shared: bool = False,
 ) -> DataSource:
     """Opens data for a model with `inputs`; `purpose` begins the messages, `limit` keeps that many samples.
 
@@ -149,8 +158,11 @@ def open_data(
     names to arrays; (array, mapping or path, labels); an iterable of these; an object with `get_next()`;
     or "script.py[:function]", where the function (`data`) returns one of these. Of the samples `limit`
     takes every so many-th, evenly over the whole; of an iterable or reader, whose length nobody knows, the
-    first. Those are copied, what is over 256 MB to a temporary file. `labels`, one per sample (an array, or
-    a .npy or .npz file; for images also a .csv, whose files alone are used), replaces labels in the data.
+    first. Those are copied, what is over 256 MB to a temporary file. Calibration samples that lie class by
+    class are put in another order, since parts of a conversion look at the first few only. `labels`, one per
+    sample (an array, or a .npy or .npz file; for images also a .csv, whose files alone are used), replaces
+    labels in the data. `shared`: the preprocessing is meant for image files beside them, so arrays leave out what
+    only those have, and whole numbers get the scale of pixels.
     A source is taken as it is. Raises DataError and ConfigError.
     """
     if isinstance(what, tuple) and len(what) == 2 and isinstance(what[0], (str, os.PathLike)):
@@ -159,24 +171,40 @@ def open_data(
         raise ConfigError(f"limit {limit} cannot be used: give a positive number of samples")
     if preprocessing is not None and not isinstance(preprocessing, Preprocessing):
         raise ConfigError(f"preprocessing is {preprocessing!r}: it must be an ftbc_onnx.Preprocessing")
-    opening = partial(_open, inputs=tuple(inputs), options=preprocessing or Preprocessing(), limit=limit)
+    options = preprocessing or Preprocessing()
+    most = limit if labels is None else None  # as many samples as there are labels
+    opening = partial(_open, inputs=tuple(inputs), options=options, limit=most, shared=shared)
     where = f"{purpose} data"
-    script = _script(what)
+    script = script_of(what)
     if script is None:
         source = what if isinstance(what, _Source) else opening(what, where)
     else:
         where = f"{where} {what}"
         try:
-            source = replace(opening(_call(*script, where), where), description=f"{script[0].name}:{script[1]}")
+            with running(script[0]):
+                made = opening(call(*script, where), where)
+            source = replace(made, description=f"{script[0].name}:{script[1]}")
         except FtbcError:
             raise
         except (Exception, SystemExit) as error:
             raise DataError(f"{where}: the script failed with {type(error).__name__}: {error}") from error
     if labels is not None:
         source = _labelled(source, labels, where)
-    if limit is None or limit >= len(source):
-        return source
-    return source.subset(np.arange(limit) * len(source) // limit)
+    if limit is not None and limit < len(source):
+        source = source.subset(evenly(len(source), limit))
+    return source.subset(mixed(len(source))) if purpose == "calibration" and in_runs(source.labels) else source
+
+
+def holds_images(what: Any) -> bool:
+    """Whether `what` is a folder of image files, with or without labels beside it."""
+    if isinstance(what, tuple) and len(what) == 2:
+        what = what[0]
+    folder = Path(what) if isinstance(what, (str, os.PathLike)) else None
+    return folder is not None and folder.is_dir() and _is_of_images(folder)
+
+
+def _is_of_images(folder: Path) -> bool:
+    return (folder / image_list.LABELS_FILE).is_file() or bool(image_list.find_images(folder))
 
 
 def _labelled(source: _Source, labels: npt.ArrayLike | os.PathLike[str], where: str) -> _Source:
@@ -217,31 +245,34 @@ def random_source(inputs: Sequence[InputSpec], samples: int, seed: int) -> DataS
     return _join(shards, tuple(inputs), Preprocessing(), "random data", f"random (seed {seed})")
 
 
-def _open(what: Any, where: str, inputs: tuple[InputSpec, ...], options: Preprocessing, limit: int | None) -> _Source:
+def _open(
+    what: Any, where: str, inputs: tuple[InputSpec, ...], options: Preprocessing, limit: int | None, *, shared: bool
+) -> _Source:
     """`open_data` for everything but scripts and separate labels; an iterable is read up to `limit`."""
     if isinstance(what, (str, os.PathLike)):
-        return _open_path(Path(what), where, inputs, options)
+        return _open_path(Path(what), where, inputs, options, shared)
     if isinstance(what, Mapping) or hasattr(what, "__array__") or (isinstance(what, tuple) and _is_pair(what)):
         shard = _shard(_arrays(what, where), inputs, options.layout, where)
-        return _join([shard], inputs, options, where, "arrays in memory")
+        return _join([shard], inputs, options, where, "arrays in memory", shared=shared)
     reader = callable(getattr(what, "get_next", None))
     if not reader and not isinstance(what, Iterable):
         raise DataError(f"{where}: a {type(what).__name__} cannot be read: expected a path, arrays, feeds or a reader")
     shards: list[Shard] = []
     count, spool = 0, Spool()
     for number, item in enumerate(iter(what.get_next, None) if reader else what):
-        arrays = _arrays(item, f"{where}, item {number}")
+        alone = isinstance(item, (tuple, list)) and len(item) == 1  # a DataLoader without labels
+        arrays = _arrays(item[0] if alone else item, f"{where}, item {number}")
         shards.append(_shard(arrays, inputs, options.layout, f"{where}, item {number}", spool.keep(arrays)))
         count += shards[-1].count
         if limit is not None and count >= limit:
             break
     if not shards:
         raise DataError(f"{where}: the {type(what).__name__} gave no samples: rewind it, or make a new one")
-    source = _join(shards, inputs, options, where, type(what).__name__)
+    source = _join(shards, inputs, options, where, type(what).__name__, shared=shared)
     return source if limit is None else source.subset(np.arange(min(limit, count)))
 
 
-def _open_path(path: Path, where: str, inputs: tuple[InputSpec, ...], options: Preprocessing) -> _Source:
+def _open_path(path: Path, where: str, inputs: tuple[InputSpec, ...], options: Preprocessing, shared: bool) -> _Source:
     """A .npz or .npy file, or a folder of them or of images."""
     place = f"{where} {path}"
     listed = (path / image_list.LABELS_FILE).is_file()
@@ -263,7 +294,7 @@ def _open_path(path: Path, where: str, inputs: tuple[InputSpec, ...], options: P
         load = partial(_load, file, f"{where} {file}")
         again = load if len(files) > 1 or file.suffix.lower() == ".npy" else None
         shards.append(_shard(load(), inputs, options.layout, f"{where} {file}", again))
-    return _join(shards, inputs, options, place, path.resolve().name)
+    return _join(shards, inputs, options, place, path.resolve().name, shared=shared)
 
 
 def _load(path: Path, where: str) -> dict[str, Array]:
@@ -314,9 +345,18 @@ def _shard(
 
 
 def _join(
-    shards: Sequence[Shard], inputs: tuple[InputSpec, ...], options: Preprocessing, where: str, description: str
+    shards: Sequence[Shard],
+    inputs: tuple[InputSpec, ...],
+    options: Preprocessing,
+    where: str,
+    description: str,
+    *,
+    shared: bool = False,
 ) -> _Source:
     """All samples of the shards; DataError when shards differ in more than length, ConfigError for image options."""
+    if shared:
+        whole = all(dtype.kind in "iu" for _, dtype in shards[0].forms.values())
+        options = options.for_arrays(whole)
     if options.for_images:
         raise ConfigError(
             f"{where}: resize, crop and color work on image files, not on arrays: leave them out "
@@ -340,29 +380,6 @@ def _normalised(inputs: Sequence[InputSpec], options: Preprocessing) -> list[str
     if not names:
         raise ConfigError("scale, mean and std need an input of floats (with 4 axes, if several): leave them out")
     return names
-
-
-def _script(what: Any) -> tuple[Path, str] | None:
-    """File and function when `what` names an existing .py file, with or without `:function`."""
-    text = os.fspath(what) if isinstance(what, (str, os.PathLike)) else ""
-    file, _, function = text.rpartition(":")
-    for name, wanted in ((text, "data"), (file, function)):
-        if name.endswith(".py") and Path(name).is_file():
-            return Path(name), wanted
-    return None
-
-
-def _call(file: Path, function: str, where: str) -> Any:
-    """What `function` of the script `file` returns; DataError when there is no such function."""
-    folder = str(file.resolve().parent)
-    sys.path.insert(0, folder)
-    try:
-        made = runpy.run_path(str(file)).get(function)
-        if not callable(made):
-            raise DataError(f"{where}: no function {function!r}: define it, or name another as {file.name}:NAME")
-        return made()
-    finally:
-        sys.path.remove(folder)
 
 
 def _sha256(content: bytes) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -31,6 +32,8 @@ from ftbc_onnx.plan import SpikingPlan
 from ftbc_onnx.preprocessing import Preprocessing
 from ftbc_onnx.results import EarlyExit, EvaluationResult, SiteActivity
 from ftbc_onnx.runtime import Device, Session, choose_device
+from ftbc_onnx.sample_order import evenly
+from ftbc_onnx.shards import KEPT
 from ftbc_onnx.spiking_file import read_spiking
 
 Progress = Callable[[int], None]
@@ -85,16 +88,20 @@ def run_ann(
     observed = Session(observe_ann(network.view.model, sites), device)
     names = [mean_activation_name(site.name) for site in sites]
     means = _Means()
-    outputs, labels, seconds, done = [], [], 0.0, 0
+    outputs, labels, seconds, done = np.zeros(0), [], 0.0, 0
+    count = min(len(source), samples or len(source))
     for batch, rows in batching.padded(source, samples):
         start = time.perf_counter()
         found = session.run(batch.feeds, [output])[output]
         seconds += time.perf_counter() - start
-        outputs.append(_per_sample(found, rows))
+        found = _per_sample(found, rows)
+        if not done:
+            outputs = _room((count, *found.shape[1:]), found.dtype)
+        outputs[done : done + rows] = found
         if batch.labels is not None and label_offset is not None:
             labels.append(batch.labels[:rows])
-            if are_scores(outputs[-1]):
-                check_labels(labels[-1] + label_offset, outputs[-1].shape[1], output)
+            if are_scores(found):
+                check_labels(labels[-1] + label_offset, found.shape[1], output)
         values = observed.run(batch.feeds, names)
         for site in sites:
             means.add(
@@ -102,7 +109,15 @@ def run_ann(
             )
         done += rows
         progress(done)
-    return AnnRun(np.concatenate(outputs), np.concatenate(labels) if labels else None, means.result(), seconds)
+    return AnnRun(outputs, np.concatenate(labels) if labels else None, means.result(), seconds)
+
+
+def _room(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
+    """Room for the outputs of all samples: in memory up to `KEPT` bytes, else in a temporary file."""
+    if int(np.prod(shape, dtype=np.int64)) * dtype.itemsize <= KEPT:
+        return np.empty(shape, dtype)
+    with tempfile.TemporaryFile(prefix="ftbc-onnx-") as file:  # it is there as long as the array is
+        return np.memmap(file, dtype, "w+", shape=shape)
 
 
 def evaluate(
@@ -241,7 +256,7 @@ def evaluate_file(
         ann: path of the ANN it was made from, or its bytes, for agreement and gaps.
         preprocessing: None: what the network was calibrated with, as its metadata say.
         batch_size: samples per run; None: so many that a run is fast, 128 at most.
-        samples: samples to use, at most.
+        samples: samples to use, at most; spread over the data.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         threads: of onnxruntime, per session; None: as many as there are cores.
         label_offset: added to every label.
@@ -266,6 +281,8 @@ def evaluate_file(
         )
     where = choose_device(device, threads)
     source = file.open(data, preprocessing)
+    if samples is not None and samples < len(source):
+        source = source.subset(evenly(len(source), samples))
     static = static_batch(input_specs(file.model))
     batching = choose_batching(
         batch_size, static, source, samples, "evaluation", neurons=file.neurons, cores=where.cores

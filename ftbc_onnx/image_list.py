@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import csv
+import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from ftbc_onnx.errors import DataError
+
+log = logging.getLogger("ftbc_onnx")
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".pgm", ".pbm", ".pnm", ".gif", ".tif", ".tiff")
 LABELS_FILE = "labels.csv"
@@ -16,26 +20,54 @@ SEPARATORS = (",", ";", "\t")
 
 
 def find_images(folder: Path) -> list[str]:
-    """All image files under `folder` as sorted relative paths, hidden ones left out."""
-    paths = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-    names = sorted(path.relative_to(folder).as_posix() for path in paths)
-    return [name for name in names if not any(part.startswith(".") for part in name.split("/"))]
+    """All image files under `folder` as sorted relative paths; links are followed, hidden ones left out."""
+    names = []
+    for place, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".") and not _leads_up(Path(place) / name)]
+        inside = Path(place).relative_to(folder)
+        images = (name for name in files if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES)
+        names += [(inside / name).as_posix() for name in images if (Path(place) / name).is_file()]
+    return sorted(names)
+
+
+def _leads_up(folder: Path) -> bool:
+    """Whether a folder is a link to one that it stands in."""
+    return folder.is_symlink() and folder.parent.resolve().is_relative_to(folder.resolve())
 
 
 def list_images(folder: Path, where: str) -> tuple[list[str], list[int] | None]:
     """The files to use, sorted, and their labels.
 
     Labels come from labels.csv (then only the files listed there are used), else from the sub-folders,
-    numbered by sorted name, when every image lies in one of at least two, else there are none.
+    numbered by sorted name, when every image lies in one of at least two, else there are none. What may be a
+    surprise is logged.
     """
     if (folder / LABELS_FILE).is_file():
         return listed_images(folder, folder / LABELS_FILE, where)
     files = find_images(folder)
     classes = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    if len(classes) < 2 or any("/" not in file for file in files):
+    outside = [file for file in files if "/" not in file]
+    if len(classes) < 2 or outside:
+        if len(classes) > 1:
+            log.warning(
+                "%s: '%s' is in none of the %d folders, so there are no labels", where, outside[0], len(classes)
+            )
         return files, None
     number = {name: index for index, name in enumerate(classes)}
-    return files, [number[file.split("/", 1)[0]] for file in files]
+    labels = [number[file.split("/", 1)[0]] for file in files]
+    empty = sorted(set(classes) - {classes[label] for label in set(labels)})
+    if empty:
+        log.warning(
+            "%s: the folder '%s' has no images, and counts as class %d of %d all the same: move it away if it is none",
+            *(where, empty[0], number[empty[0]], len(classes)),
+        )
+    if all(name.isdecimal() for name in classes) and classes != sorted(classes, key=int):
+        late = next(name for name, usual in zip(classes, sorted(classes, key=int), strict=True) if name != usual)
+        log.warning(
+            "%s: classes are numbered by the folders' names as text, so '%s' is class %d (--labels gives others)",
+            *(where, late, number[late]),
+        )
+    return files, labels
 
 
 def listed_images(folder: Path, table: Path, where: str) -> tuple[list[str], list[int]]:
@@ -77,12 +109,12 @@ def read_label_table(path: Path) -> dict[str, int]:
     if all(name and not _is_numeric(name) for name in names):
         return {file: names[label] for file, label in labels.items()}
     for file, label in labels.items():
-        if not label.isdecimal():
+        if not _is_whole(label):
             raise DataError(
                 f"{path}, line {lines[file]}: {file!r} has label {label!r}, expected a whole number from 0, "
                 "or names of classes in every line"
             )
-    return {file: int(label) for file, label in labels.items()}
+    return {file: int(float(label)) for file, label in labels.items()}
 
 
 def _column(header: Sequence[str] | None, names: Sequence[str], path: Path) -> str:
@@ -91,6 +123,11 @@ def _column(header: Sequence[str] | None, names: Sequence[str], path: Path) -> s
     if len(found) != 1:
         raise DataError(f"{path}: the header is {header}, expected the columns file,label (one of {', '.join(names)})")
     return found[0]
+
+
+def _is_whole(text: str) -> bool:
+    """Whether it is a whole number from 0; pandas writes 1.0 in a column that once had a gap."""
+    return text.removesuffix(".0").isdecimal()
 
 
 def _is_numeric(text: str) -> bool:

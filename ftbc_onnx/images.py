@@ -17,7 +17,7 @@ from PIL import Image, ImageOps
 
 from ftbc_onnx.errors import ConfigError, DataError
 from ftbc_onnx.image_list import list_images
-from ftbc_onnx.preprocessing import Array, Layout, Preprocessing
+from ftbc_onnx.preprocessing import PIXELS, Array, Layout, Preprocessing
 
 Shape: TypeAlias = Sequence["int | str | None"]
 
@@ -236,7 +236,7 @@ def open_images(
     have = 1 if color == "gray" else 3
     if isinstance(channels, int) and channels != have:
         raise ConfigError(f"{where}: color {color!r} gives {have} channel(s), but input {name!r} takes {channels}")
-    scale = 1 / 255 if dtype.kind == "f" and preprocessing.scale is None else preprocessing.scale
+    scale = PIXELS if dtype.kind == "f" and preprocessing.scale is None else preprocessing.scale
     files, listed = list_images(folder, where)
     labels = None if listed is None else np.array(listed, np.int64)
     size = (height if isinstance(height, int) else None, width if isinstance(width, int) else None)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ftbc_onnx.config import ConvertConfig, check_whole
-from ftbc_onnx.data import DataSource, open_data, random_source
+from ftbc_onnx.data import DataSource, holds_images, open_data, random_source
 from ftbc_onnx.energy import Constants, energy_of
 from ftbc_onnx.errors import ConfigError, DataError, ModelError, OutOfMemoryError
 from ftbc_onnx.evaluate import AnnRun, check_early_exit, evaluate, run_ann
@@ -182,10 +182,11 @@ def open_job(
     refuse(source, network, config.strict)
     check_convertible(network, config.window)
     device = choose_device(config.device, config.threads)
-    calibration = _calibration_data(source, network, config, data, preprocessing)
+    calibration = _calibration_data(source, network, config, data, preprocessing, shared=holds_images(eval_data))
     judged = None
     if eval_data is not None:
-        judged = open_data(eval_data, input_specs(source.model), preprocessing, purpose="evaluation")
+        specs, shared = input_specs(source.model), holds_images(data)
+        judged = open_data(eval_data, specs, preprocessing, purpose="evaluation", shared=shared)
     free = _with_free_batch(network, calibration)
     return Job(
         source,
@@ -238,11 +239,13 @@ def _calibration_data(
     config: ConvertConfig,
     data: Any,
     preprocessing: Preprocessing | None,
+    *,
+    shared: bool,
 ) -> DataSource | None:
     """The calibration data; None if there are none and the model states all its thresholds."""
     specs = input_specs(source.model)
     if data is not None:
-        return open_data(data, specs, preprocessing, purpose="calibration", limit=config.calib_samples)
+        return open_data(data, specs, preprocessing, purpose="calibration", limit=config.calib_samples, shared=shared)
     if config.random_data:
         return random_source(specs, config.calib_samples, config.seed)
     missing = [site.name for site in network.sites if site.threshold is None]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
@@ -18,6 +18,9 @@ Array: TypeAlias = npt.NDArray[Any]
 Layout: TypeAlias = Literal["NCHW", "NHWC"]
 Color: TypeAlias = Literal["rgb", "bgr", "gray"]
 Resample: TypeAlias = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
+
+PIXELS = 1 / 255
+"""The scale of pixels, if none is said."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +106,11 @@ class Preprocessing:
         ConfigError for a file that cannot be read, or that asks for something else than this class does.
         """
         return cls(**read_processor_config(path))
+
+    def for_arrays(self, whole: bool) -> Preprocessing:
+        """Without what only image files have; `whole` numbers that are changed get the scale that pixels have."""
+        scale = PIXELS if whole and self.arithmetic and self.scale is None else self.scale
+        return replace(self, resize=None, crop=None, color=None, resample=None, scale=scale)
 
     @property
     def for_images(self) -> bool:

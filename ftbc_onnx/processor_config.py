@@ -39,6 +39,12 @@ SQUARE = {
 }
 """Kinds of processors that work in the order above -> whether a size of one number means both sides."""
 
+_CROPPING = frozenset("Beit Bit CLIP DeiT MobileNetV1 MobileNetV2 MobileViT PoolFormer".split())
+"""Kinds that crop if nothing is said."""
+
+_BILINEAR = frozenset("ConvNext MobileNetV1 MobileNetV2 MobileViT ViT".split())
+"""Kinds that resize bilinearly if nothing is said."""
+
 RESAMPLE = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
 """Pillow's numbers of filters."""
 
@@ -82,6 +88,14 @@ def _transformers(config: Mapping[str, Any], where: str) -> dict[str, Any]:
     kind = _kind(config)
     if kind and kind not in SQUARE:
         raise _unlike(where, f"processors of the kind {kind} work in their own way")
+    left_out = [
+        name for names in _needed(kind, config) if not any(name in config for name in names) for name in names[:1]
+    ]
+    if left_out:
+        raise ConfigError(
+            f"{where} leaves out {', '.join(left_out)}, which a {kind} processor then chooses itself: add it, or give "
+            "--resize, --crop, --resample, --mean and --std instead"
+        )
     for name, value in config.items():
         if value and (name in _OTHERWISE or (name.startswith("do_") and name not in _KNOWN | _HARMLESS)):
             raise _unlike(where, f"{name} {json.dumps(value)} is not supported")
@@ -102,6 +116,18 @@ def _transformers(config: Mapping[str, Any], where: str) -> dict[str, Any]:
             raise _unlike(where, "do_flip_channel_order beside do_normalize is not supported")
         values["color"] = "bgr"
     return values
+
+
+def _needed(kind: str, config: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """What a kind of processor has a default of its own for: one of each of these must be said."""
+    if not kind:
+        return []
+    needed: list[tuple[str, ...]] = [] if kind == "MobileViT" else [("do_normalize", "image_mean")]
+    if kind in _CROPPING:
+        needed.append(("do_center_crop", "crop_size", "crop_pct"))
+    if kind not in _BILINEAR and config.get("do_resize", "size" in config):
+        needed.append(("resample",))
+    return needed
 
 
 def _kind(config: Mapping[str, Any]) -> str:
@@ -142,7 +168,7 @@ def _timm(config: Mapping[str, Any], where: str) -> dict[str, Any]:
     if not isinstance(shape, list) or len(shape) != 3 or not all(_is_side(side) for side in shape):
         raise ConfigError(f"{where}: input_size {shape!r} is no [channels, height, width]")
     crop = (shape[1], shape[2])
-    mode, filter_ = config.get("crop_mode") or "center", config.get("interpolation") or "bilinear"
+    mode, filter_ = config.get("crop_mode") or "center", config.get("interpolation") or "bicubic"
     if filter_ not in RESAMPLE:
         raise _unlike(where, f"interpolation {filter_!r} is not supported")
     if mode not in ("center", "squash") or (mode == "center" and crop[0] != crop[1]):

@@ -18,6 +18,7 @@ from ftbc_onnx.runtime import package_version, runtime_version
 def record_of(job: Job, planned: Planned, emitted: Emitted) -> dict[str, Any]:
     """What the emitted model remembers of where it comes from."""
     data, plan, calibrated = job.calibration, planned.plan, planned.calibrated
+    prepared = next((source for source in (data, job.judged) if source is not None and source.of_images), data)
     return {
         "version": package_version(),
         "runtime": runtime_version(),
@@ -37,7 +38,7 @@ def record_of(job: Job, planned: Planned, emitted: Emitted) -> dict[str, Any]:
         "data": "none" if data is None else data.description,
         "data_digest": "" if data is None else data.digest(),
         "random_data": job.random,
-        "preprocessing": {} if data is None else data.preprocessing.as_dict(),
+        "preprocessing": {} if prepared is None else prepared.preprocessing.as_dict(),
     }
 
 

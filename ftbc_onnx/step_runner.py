@@ -18,11 +18,12 @@ from typing import Any
 
 import numpy as np
 
-from ftbc_onnx.config import check_margin
+from ftbc_onnx import images
+from ftbc_onnx.config import check_margin, check_positive
 from ftbc_onnx.early_exit import is_clear
 from ftbc_onnx.errors import ConfigError, DataError, ModelError
 from ftbc_onnx.graph.emit.one_step import NEXT, STEP, read_states
-from ftbc_onnx.graph.files import load_snn
+from ftbc_onnx.graph.files import input_specs, load_snn
 from ftbc_onnx.graph.provenance import read_plan
 from ftbc_onnx.plan import SpikingPlan
 from ftbc_onnx.runtime import Device, Session, choose_device
@@ -67,6 +68,7 @@ class StepRunner:
         self._session = Session(proto, choose_device(device) if isinstance(device, str) else device, optimise)
         hidden = {STEP, *(state.input for state in self._states)}
         self.input_names = [name for name in self._session.input_names if name not in hidden]
+        self._dtypes = {spec.name: spec.dtype for spec in input_specs(proto) if spec.name in self.input_names}
         after = {NEXT, *(state.output for state in self._states)}
         self.output_names = [name for name in self._session.output_names if name not in after]
         self.reset()
@@ -103,7 +105,13 @@ class StepRunner:
         return found
 
     def run(self, inputs: Inputs, steps: int | None = None) -> dict[str, np.ndarray]:
-        """Some steps on the same inputs from the state as it is (T if not said); returns the outputs after the last."""
+        """Some steps on the same inputs from the state as it is (T if not said); returns the outputs after the last.
+
+        Raises:
+            ConfigError: fewer than one step.
+        """
+        if steps is not None:
+            check_positive("steps", steps)
         found: dict[str, np.ndarray] = {}
         for _ in range(self.steps if steps is None else steps):
             found = self.step(inputs)
@@ -124,10 +132,10 @@ class StepRunner:
             ConfigError: the output is unknown or no row of scores, or the margin is no number from 0.
         """
         check_margin(margin, "margin")
-        self.reset()
         name = output or self.output_names[0]
         if name not in self.output_names:
             raise ConfigError(f"there is no output '{name}': the network has {', '.join(self.output_names)}")
+        self.reset()
         decided, used = np.zeros(0, np.int64), np.zeros(0, np.int64)
         for t in range(self.steps):
             scores = self.step(inputs)[name]
@@ -151,4 +159,16 @@ class StepRunner:
         missing = [name for name in self.input_names if name not in inputs]
         if missing:
             raise DataError(f"input '{missing[0]}' is missing: the network has {', '.join(self.input_names)}")
-        return {name: np.asarray(inputs[name]) for name in self.input_names}
+        return {name: self._cast(name, inputs[name]) for name in self.input_names}
+
+    def _cast(self, name: str, value: Any) -> np.ndarray:
+        """An input in the type that the network takes."""
+        x, dtype = np.asarray(value), self._dtypes[name]
+        if x.dtype == dtype:
+            return x
+        if x.dtype.kind not in "biuf" or x.ndim == 0 or (x.dtype.kind == "f" and dtype.kind != "f"):
+            raise DataError(f"input '{name}' is {x.dtype} of shape {x.shape}: the network takes {dtype}, [N, ...]")
+        found, bad = images.cast(x, dtype)
+        if bad.any():
+            raise DataError(f"input '{name}' has values that {dtype} does not hold, in sample {int(bad.argmax())}")
+        return found

@@ -54,7 +54,8 @@ def summarise(report: Report) -> list[str]:
     if ann is not None and ann < DOUBTFUL:
         sentences.append(
             f"The ANN itself has only {ann:.1f} % on these data. If it should have more, look at the preprocessing "
-            "(--scale, --mean, --std, --color, --layout) and at --label-offset before anything else."
+            "(--scale, --mean, --std, --color, --layout), at --label-offset, and at the order of class folders before "
+            "anything else."
         )
     if not evaluation.get("finite", True):
         sentences.append(
@@ -150,19 +151,25 @@ def _where(report: Report, evaluation: Mapping[str, Any]) -> list[str]:
     if last[largest] < SMALL:
         return [
             f"No site stands out: mean gaps at T are at most {_share(last[largest])}. What is left is the error of "
-            f"single neurons, which more levels (--neuron auto, --levels){_refit(report)} or a larger -T make smaller."
+            f"single neurons, which gets smaller with {_finer(report)}a larger -T."
         ]
     first = next((i for i, gap in enumerate(last) if gap > last[largest] / 2), largest)
     text = f"The gap at T is largest at site {largest + 1} of {len(names)}, '{names[largest]}': {_share(last[largest])}"
     if first != largest:
         text += f"; it first exceeds half of that at site {first + 1}, '{names[first]}'"
-    return [f"{text}." if report["layers"] else f"{text}. ftbc-onnx diagnose looks at the sites one by one."]
+    looked_at = report["layers"] or report["synchronous"] is not None  # not by diagnose
+    return [f"{text}." if looked_at else f"{text}. ftbc-onnx diagnose looks at the sites one by one."]
 
 
-def _refit(report: Report) -> str:
-    """What else helps neurons of one level, if it was not asked for."""
-    one_level = report["neuron"].partition(",")[0] in BINARY and report["synchronous"] is None
-    return ", --refit" if one_level and report["fittable_layers"] and not report["options"]["refit"] else ""
+def _finer(report: Report) -> str:
+    """What else helps than more steps, if it was not asked for or ruled out."""
+    synchronous, options = report["synchronous"] is not None, report["options"]
+    neuron = "group" if synchronous else "signed-group"
+    found = [] if options["binary"] else [f"more levels (--neuron {neuron} --levels K)"]
+    one_level = report["neuron"].partition(",")[0] in BINARY and not synchronous
+    if one_level and report["fittable_layers"] and not options["refit"]:
+        found.append("--refit")
+    return "".join(f"{what}, " for what in found[:-1]) + f"{found[-1]} or " if found else ""
 
 
 def _share(gap: float) -> str:
@@ -191,11 +198,22 @@ def _causes(report: Report) -> list[str]:
     if most > CLIPPED:
         found.append(
             f"Site '{name}' loses {100 * most:.0f} % of its activation above theta, whatever T is: "
-            "try --threshold percentile or max."
+            f"try {_higher(report['options'])}."
         )
     if report["calibration"] is None:
         found.append("No temporal biases were calibrated: give --calib-data, and leave out --rule none.")
     return found
+
+
+def _higher(options: Mapping[str, Any]) -> str:
+    """Thresholds that clip less than those of the options."""
+    if options["threshold"] == "max":
+        return "more calibration samples (--calib-samples)"
+    return (
+        "a higher --percentile, or --threshold max"
+        if options["threshold"] == "percentile"
+        else ("--threshold percentile or max")
+    )
 
 
 def _known(sites: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

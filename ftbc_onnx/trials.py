@@ -25,6 +25,7 @@ from ftbc_onnx.plan import SpikingPlan
 from ftbc_onnx.planning import JUDGING, make_plan
 from ftbc_onnx.preprocessing import Preprocessing
 from ftbc_onnx.remedies import Changes, spelled
+from ftbc_onnx.sample_order import evenly
 from ftbc_onnx.selection import Judge, Trial, split
 
 log = logging.getLogger("ftbc_onnx")
@@ -53,7 +54,7 @@ def try_changes(
     """Convert again as it was, and with every change; judged after T steps of its own.
 
     Args:
-        tries: options to change; what asks for more samples than there are is passed over, what fails is logged.
+        tries: options to change; what fails is logged, and so is what asks for more samples than there are.
         options: of the conversion, with the neuron by name (`with_neuron`).
         ann: path of the ANN.
         data: calibration data.
@@ -64,7 +65,8 @@ def try_changes(
         DataError: too few calibration samples to hold any back.
         FtbcError: the conversion as it was failed.
     """
-    first = open_job(ann, data, options, preprocessing=preprocessing)
+    largest = max([options.calib_samples, *(changes.get("calib_samples", 0) for changes in tries)])
+    first = open_job(ann, data, replace(options, calib_samples=largest), preprocessing=preprocessing)
     assert first.calibration is not None
     static = first.network.static_batch or 1
     fit, held = split(first.calibration, len(first.calibration), static)
@@ -75,25 +77,26 @@ def try_changes(
         )
     count = min(len(held), max(JUDGING // static, 1) * static)
     held = held.subset(np.floor((np.arange(count) + 0.5) * len(held) / count).astype(np.int64))
-    most = len(fit)
     if options.batch_size is not None:
-        options = replace(options, batch_size=min(options.batch_size, most))
-    wanted = [changes for changes in tries if not changes.get("calib_samples", 0) > options.calib_samples >= most]
-    trials = [_judge(replace(first, config=options, calibration=fit), "as it was", held)]
-    for done, changes in enumerate(wanted, 1):
-        progress("trials", done, len(wanted) + 1)
+        options = replace(options, batch_size=min(options.batch_size, options.calib_samples, len(fit)))
+    trials = [_judge(replace(first, config=options), "as it was", fit, held)]
+    for done, changes in enumerate(tries, 1):
+        progress("trials", done, len(tries) + 1)
         try:
+            if changes.get("calib_samples", 0) > options.calib_samples >= len(fit):
+                raise DataError(f"there are only {len(fit)} calibration samples beside those that judge")
             job = open_job(ann, data, replace(options, **changes), preprocessing=preprocessing)
-            trials.append(_judge(replace(job, calibration=fit), spelled(changes), held))
+            trials.append(_judge(job, spelled(changes), fit, held))
         except FtbcError as error:
             log.warning("%s could not be tried: %s", spelled(changes), error)
-    progress("trials", len(wanted) + 1, len(wanted) + 1)
+    progress("trials", len(tries) + 1, len(tries) + 1)
     return tuple(trials)
 
 
-def _judge(job: Job, what: str, held: DataSource) -> Trial:
-    """Convert on the samples fitted to, judge on those held back."""
-    plan = make_plan(job).plan
+def _judge(job: Job, what: str, fit: DataSource, held: DataSource) -> Trial:
+    """Convert on as many of the samples to fit to as the options say, judge on those held back."""
+    part = fit.subset(evenly(len(fit), min(job.config.calib_samples, len(fit))))
+    plan = make_plan(replace(job, calibration=part)).plan
     batching = job.batching(held)
     output = next(name for name in job.network.view.output_names if name in job.network.temporal)
     reference = run_ann(job.source.model, job.network, output, held, batching, device=job.device, label_offset=None)

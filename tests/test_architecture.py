@@ -24,6 +24,8 @@ ROOMS = {
         "image_list",
         "images",
         "shards",
+        "sample_order",
+        "data_script",
         "data",
         "batching",
         "window",

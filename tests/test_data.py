@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -220,6 +221,33 @@ class TestLabels:
         refused(DataError, "gone.npy", "cannot be read", what=x, labels=tmp_path / "gone.npy")
 
 
+class TestOrder:
+    def test_calibration_samples_that_lie_class_by_class_are_mixed(self) -> None:
+        x, labels = numbers(200, 4), np.repeat(np.arange(10), 20)
+        source = open_data((x, labels), FLAT)
+        found = np.array(label_list(source))
+        np.testing.assert_array_equal(np.sort(found), labels)
+        for part in (found[:10], found[:30], found[2::4]):
+            assert np.bincount(part, minlength=10).max() <= 2 * len(part) / 10
+        np.testing.assert_array_equal(np.sort(whole(source)[found == 3], axis=0), np.sort(x[labels == 3], axis=0))
+        assert label_list(open_data((x, labels), FLAT, purpose="evaluation")) == labels.tolist()
+
+    @pytest.mark.parametrize(
+        "labels", [np.arange(60) % 3, np.zeros(60, int), np.random.default_rng(0).integers(0, 3, 60)]
+    )
+    def test_others_stay_as_they_are(self, labels: np.ndarray) -> None:
+        assert label_list(open_data((numbers(60, 4), labels), FLAT)) == labels.tolist()
+
+    def test_labels_beside_an_iterable_of_which_a_part_is_taken(self) -> None:
+        labels = np.arange(32) % 4
+        source = open_data(iter([numbers(8, 4)] * 4), FLAT, labels=labels, limit=8)
+        assert label_list(source) == labels[::4].tolist()
+
+    def test_batches_of_a_loader_without_labels(self) -> None:
+        x = numbers(6, 4)
+        np.testing.assert_array_equal(whole(open_data([[x[:3]], (x[3:],)], FLAT)), x)
+
+
 class TestScripts:
     def test_functions(self, tmp_path: Path) -> None:
         (tmp_path / "beside.py").write_text("VALUE = 2.0\n")
@@ -234,6 +262,20 @@ class TestScripts:
         assert source.description == "make.py:data"
         assert len(open_data(f"{script}:stream", FLAT)) == 6
         assert len(open_data(f"{script}:stream", FLAT, limit=2)) == 2
+
+    def test_a_generator_may_import_what_is_beside_it(self, tmp_path: Path) -> None:
+        """Only when it is read; and a class made there finds its module."""
+        (tmp_path / "late.py").write_text("VALUE = 3.0\n")
+        script = tmp_path / "make.py"
+        script.write_text(
+            "from __future__ import annotations\nfrom dataclasses import dataclass\nimport numpy as np\n"
+            "def data():\n    from late import VALUE\n    @dataclass\n    class Row:\n        value: float\n"
+            "    yield np.full((1, 4), Row(VALUE).value)\n"
+        )
+        before = [*sys.path]
+        assert whole(open_data(script, FLAT)).tolist() == [[3.0] * 4]
+        assert sys.path == before
+        assert not list(tmp_path.glob("__pycache__/make*"))
 
     def test_a_path_from_a_script(self, tmp_path: Path) -> None:
         np.save(tmp_path / "d.npy", numbers(2, 4))

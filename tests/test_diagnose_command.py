@@ -237,7 +237,9 @@ class TestSentences:
 
 
 class TestTrials:
-    def test_no_trial_has_seen_what_judges(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_no_trial_has_seen_what_judges(
+        self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
         fitted, judged = [], []
 
         def watched(job: Job) -> Planned:
@@ -256,12 +258,27 @@ class TestTrials:
         options = ConvertConfig(**{**OPTIONS, "steps": 2})
         changes = [{"threshold": "max"}, {"steps": 4}, {"calib_samples": 512}]
         found = try_changes(changes, options, RELU, images)
-        assert [trial.what for trial in found] == ["as it was", "--threshold max", "-T 4"]  # there are no more samples
+        assert [trial.what for trial in found] == ["as it was", "--threshold max", "-T 4"]
+        assert "--calib-samples 512 could not be tried: there are only 72 calibration samples" in caplog.text
         assert [len(part) for part in fitted] == [72] * 3
         assert [len(part) for part in judged] == [24] * 3
         for part in fitted:
             both = np.concatenate([part, judged[0]]).reshape(96, -1)
             assert len(np.unique(both, axis=0)) == 96
+
+    def test_more_samples_are_tried_where_there_are_more(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        fitted = []
+
+        def watched(job: Job) -> Planned:
+            assert job.calibration is not None
+            fitted.append(len(job.calibration))
+            return make_plan(job)
+
+        monkeypatch.setattr(trials, "make_plan", watched)
+        options = ConvertConfig(**{**OPTIONS, "steps": 2, "calib_samples": 32})
+        found = try_changes([{"calib_samples": 64}], options, RELU, digits("calibration", 256)[0])
+        assert [trial.what for trial in found] == ["as it was", "--calib-samples 64"]
+        assert fitted == [32, 48]  # of 64 samples 16 judge
 
     def test_it_agrees_with_a_conversion_of_its_own(self) -> None:
         """What is printed is the output error of that conversion on those samples."""

@@ -156,6 +156,15 @@ class TestImages:
         assert label_list(source) == [12, 0, 3]
         assert whole(source)[:, 0, 0, 0].tolist() == [0, 2, 1]
 
+    def test_whole_numbers_with_a_point(self, tmp_path: Path) -> None:
+        """As pandas writes a column that once had a gap."""
+        save_image(tmp_path / "a.png", pixels(8, 6, 3))
+        save_image(tmp_path / "b.png", pixels(8, 6, 3))
+        write(tmp_path / "labels.csv", "file,label\na.png,1.0\nb.png,12.0\n")
+        assert label_list(open_data(tmp_path, NCHW)) == [1, 12]
+        write(tmp_path / "labels.csv", "file,label\na.png,1.5\nb.png,12.0\n")
+        refused(DataError, "label '1.5'", what=tmp_path, inputs=NCHW)
+
     def test_names_of_classes_in_a_table_are_numbered_as_folders_are(self, tmp_path: Path) -> None:
         for name in ("1.png", "2.png", "3.png", "4.png"):
             save_image(tmp_path / name, pixels(8, 6, 3))
@@ -203,6 +212,33 @@ class TestImages:
         assert label_list(open_data(tmp_path, NCHW)) == [1, 1, 2]
         save_image(tmp_path / "loose.png", pixels(8, 6, 3))
         assert not open_data(tmp_path, NCHW).has_labels
+
+    def test_what_may_be_a_surprise_is_logged(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        def said(*files: str) -> str:
+            caplog.clear()
+            for file in files:
+                save_image(tmp_path / file, pixels(8, 6, 3))
+            open_data(tmp_path, NCHW)
+            return "".join(record.getMessage() for record in caplog.records)
+
+        assert said("b/1.png", "c/2.png") == ""
+        (tmp_path / "a").mkdir()
+        assert "the folder 'a' has no images, and counts as class 0 of 3 all the same" in said()
+        assert "'loose.png' is in none of the 3 folders, so there are no labels" in said("loose.png")
+
+    def test_numbers_as_names_of_folders(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        for number in range(9, 12):
+            save_image(tmp_path / f"{number}/1.png", pixels(8, 6, 3))
+        assert label_list(open_data(tmp_path, NCHW)) == [0, 1, 2]
+        assert "by the folders' names as text, so '10' is class 0" in caplog.text
+
+    def test_links_to_folders_are_followed(self, tmp_path: Path) -> None:
+        for name in ("here/a", "there/b"):
+            save_image(tmp_path / name / "1.png", pixels(8, 6, 3))
+        (tmp_path / "here/b").symlink_to(tmp_path / "there/b")
+        (tmp_path / "here/b/up").symlink_to(tmp_path / "there")
+        (tmp_path / "here/a/round").symlink_to(tmp_path / "here")
+        assert label_list(open_data(tmp_path / "here", NCHW)) == [0, 1]
 
     def test_decoded_when_read(self, tmp_path: Path) -> None:
         for name in ("a.png", "b.png"):

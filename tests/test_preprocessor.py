@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -173,6 +174,25 @@ def test_a_crop_with_an_odd_margin(tmp_path: Path, picture: Image.Image) -> None
     whole = stated(picture, resize=10, resample=3, **NORM)
     assert whole.shape == (3, 10, 15)
     np.testing.assert_allclose(batch.feeds["x"][0], whole[:, 1:9, 4:12], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("CLIP", "leaves out do_normalize, do_center_crop, resample, which a CLIP processor then chooses itself"),
+        ("ViT", "leaves out do_normalize, which a ViT processor"),
+        ("Siglip", "leaves out do_normalize, resample, which"),
+    ],
+)
+def test_what_a_kind_chooses_itself_must_be_said(tmp_path: Path, kind: str, said: str) -> None:
+    config = {"image_processor_type": f"{kind}ImageProcessor", "do_resize": True, "size": 224}
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        read(tmp_path, config)
+
+
+def test_timm_resizes_with_bicubic_if_nothing_is_said(tmp_path: Path) -> None:
+    config = {"pretrained_cfg": {key: value for key, value in TIMM["pretrained_cfg"].items() if key != "interpolation"}}
+    assert read(tmp_path, config).resample == "bicubic"
 
 
 def test_channels_in_the_other_order(tmp_path: Path, picture: Image.Image) -> None:

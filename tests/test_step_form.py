@@ -189,11 +189,26 @@ class TestRunner:
             runner.step(digits("test", 3)[0])
         with pytest.raises(DataError, match="now there are none: call reset"):
             runner.step(np.float32(3))
+        with pytest.raises(ConfigError, match="there is no output 'nope'"):
+            runner.decide(digits("test", 1)[0], 1.0, "nope")
+        with pytest.raises(ConfigError, match="steps is 0"):
+            runner.run(digits("test", 1)[0], 0)
+        assert runner.t == 1  # as before: what was a mistake has no effect
         runner.reset()
         with pytest.raises(ModelError, match="onnxruntime could not run a step"):
             runner.step(np.zeros((1, 1, 8, 9), np.float32))
+        with pytest.raises(DataError, match="input 'image' is <U3 of shape"):
+            runner.step(np.array(["abc"]))
+        with pytest.raises(DataError, match="has values that float32 does not hold, in sample 1"):
+            runner.step(np.stack([digits("test", 1)[0][0], digits("test", 1)[0][0] * np.float64(1e300)]))
         with pytest.raises(ModelError, match="is no spiking network made by ftbc-onnx"):
             StepRunner(RELU)
+
+    def test_inputs_of_other_types_are_cast(self, path: Path) -> None:
+        images = np.round(digits("test", 3)[0])
+        expected = StepRunner(path, device="cpu").step(images)["logits"]
+        for given in (images.astype(np.float64), images.astype(np.uint8), images.tolist()):
+            np.testing.assert_array_equal(StepRunner(path, device="cpu").step(given)["logits"], expected)
 
     def test_bytes_and_missing_starts(self, path: Path) -> None:
         images = digits("test", 2)[0]

@@ -35,7 +35,7 @@ def report(evaluation: dict[str, Any] | None, plain: dict[str, Any] | None = Non
         "evaluated_on": "evaluation data",
         "synchronous": None,
         "neuron": "if",
-        "options": {"refit": False},
+        "options": {"refit": False, "binary": False, "threshold": "auto"},
         "layers": [],
         "fittable_layers": 3,
         "sites": [{"name": name, "activation": {"clipped": 0.01}} for name in "abc"],
@@ -138,7 +138,7 @@ def test_far_although_every_mean_is_right() -> None:
         ({}, True),
         ({"neuron": "signed-st, differential coding"}, True),
         ({"neuron": "signed-group of 4 levels"}, False),
-        ({"options": {"refit": True}}, False),
+        ({"options": {"refit": True, "binary": False}}, False),
         ({"fittable_layers": 0}, False),
     ],
 )
@@ -165,6 +165,40 @@ def test_far_says_whether_steps_help(errors: list[float] | None, said: str | Non
 def test_far_and_clipped() -> None:
     sites = [{"name": n, "activation": a} for n, a in (("a", None), ("b", {"clipped": 0.2}), ("c", {"clipped": 0.1}))]
     assert "Site 'b' loses 20 % of its activation above theta" in summarise(report(measured([30.0]), sites=sites))[-1]
+
+
+@pytest.mark.parametrize(
+    ("threshold", "said"),
+    [
+        ("auto", "try --threshold percentile or max"),
+        ("percentile", "try a higher --percentile, or --threshold max"),
+        ("max", "try more calibration samples (--calib-samples)"),
+    ],
+)
+def test_far_and_clipped_says_what_was_not_tried(threshold: str, said: str) -> None:
+    options = {"refit": False, "binary": False, "threshold": threshold}
+    sites = [{"name": name, "activation": {"clipped": 0.2}} for name in "abc"]
+    assert said in summarise(report(measured([30.0]), sites=sites, options=options))[-1]
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({}, "with more levels (--neuron signed-group --levels K), --refit or a larger -T."),
+        ({"options": {"refit": True, "binary": True}}, "with a larger -T."),
+        ({"options": {"refit": False, "binary": True}}, "with --refit or a larger -T."),
+        ({"synchronous": {}}, "with more levels (--neuron group --levels K) or a larger -T."),
+    ],
+)
+def test_far_names_what_was_not_ruled_out(more: dict[str, Any], said: str) -> None:
+    sites = {name: {"gap_in_theta": [0.001]} for name in "abc"}
+    assert summarise(report(measured([30.0], sites=sites), **more))[1].endswith(said)
+
+
+def test_far_and_synchronous_does_not_send_to_diagnose() -> None:
+    said = " ".join(summarise(report(measured([30.0, 40.0]), synchronous={})))
+    assert "at site 2, 'b'." in said
+    assert "ftbc-onnx diagnose" not in said
 
 
 def test_far_without_biases() -> None:

@@ -23,6 +23,7 @@ from ftbc_onnx.nir.measure import measure
 from ftbc_onnx.plan import SpikingPlan
 from ftbc_onnx.preprocessing import Preprocessing
 from ftbc_onnx.runtime import choose_device
+from ftbc_onnx.sample_order import evenly
 from ftbc_onnx.spiking_file import SpikingFile, read_spiking
 from ftbc_onnx.whole import check_target, written_whole
 
@@ -52,7 +53,7 @@ def export_nir(
         soft_reset: write neurons as loops of primitives, which say the soft reset (see `ftbc_onnx.nir.translate`).
         eval_data: data to run both networks on, anything that `ftbc_onnx.data.open_data` takes.
         preprocessing: None: what the network was calibrated with.
-        samples: samples used, at most.
+        samples: samples used, at most; spread over the data.
         batch_size: samples per run; None: 128 at most.
         device: where the spiking network runs.
         label_offset: added to every label.
@@ -88,6 +89,8 @@ def export_nir(
     where, source = choose_device(device), None
     if eval_data is not None:  # opened before anything is written, for the ANN: a file of one step has more inputs
         source = replace(file, model=original.model).open(eval_data, preprocessing)
+        if samples is not None and samples < len(source):
+            source = source.subset(evenly(len(source), samples))
         static = static_batch(input_specs(original.model))
         batching = choose_batching(batch_size, static, source, samples, "evaluation", neurons=file.neurons)
     with _written(network, plan, found.layers, soft_reset, path) as partial:

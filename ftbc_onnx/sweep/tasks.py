@@ -14,7 +14,7 @@ import numpy as np
 
 from ftbc_onnx.batching import static_batch
 from ftbc_onnx.config import ConvertConfig
-from ftbc_onnx.data import DataSource, open_data
+from ftbc_onnx.data import DataSource, holds_images, open_data
 from ftbc_onnx.errors import DataError, ModelError
 from ftbc_onnx.evaluate import evaluate_file
 from ftbc_onnx.graph.files import input_specs, load
@@ -54,7 +54,8 @@ class Material:
             DataError: there are too few.
         """
         specs = input_specs(load(self.model).model)
-        source = open_data(self.calibration, specs, self.preprocessing, limit=self.samples)
+        shared = holds_images(self.evaluation)
+        source = open_data(self.calibration, specs, self.preprocessing, limit=self.samples, shared=shared)
         static = static_batch(specs) or 1
         seen, held = split(source, len(source), static)
         if held is None:
@@ -66,8 +67,8 @@ class Material:
 
     def evaluation_source(self) -> DataSource:
         """The evaluation data."""
-        specs = input_specs(load(self.model).model)
-        return open_data(self.evaluation, specs, self.preprocessing, purpose="evaluation")
+        specs, shared = input_specs(load(self.model).model), holds_images(self.calibration)
+        return open_data(self.evaluation, specs, self.preprocessing, purpose="evaluation", shared=shared)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,29 @@
+"""Which samples are taken, and in which order."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ftbc_onnx.preprocessing import Array
+
+_GOLDEN = (5**0.5 - 1) / 2
+
+
+def evenly(there: int, count: int) -> Array:
+    """Numbers of `count` samples, every so many-th of those that are there."""
+    return np.arange(count) * there // count
+
+
+def in_runs(labels: Array | None) -> bool:
+    """Whether samples stand next to others of their class far more often than by chance, as folders list them."""
+    if labels is None or len(labels) < 2:
+        return False
+    _, counts = np.unique(labels, return_counts=True)
+    by_chance = float(((counts / len(labels)) ** 2).sum())
+    return float((labels[1:] == labels[:-1]).mean()) > (1 + by_chance) / 2
+
+
+def mixed(count: int) -> Array:
+    """An order in which the first samples, as many as one likes, and every so many-th, are spread over the whole."""
+    places = np.arange(count) * _GOLDEN % 1
+    return np.argsort(np.argsort(places))

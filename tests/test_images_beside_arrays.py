@@ -1,0 +1,54 @@
+"""Image files for calibration and arrays for evaluation, or the other way round."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from networks import RELU, TEST, digits
+from PIL import Image
+
+from ftbc_onnx import Preprocessing, convert
+from ftbc_onnx.errors import ConfigError
+from ftbc_onnx.evaluate import evaluate_file
+
+
+class TestImagesBesideArrays:
+    """One preprocessing for both: what only image files have is left out for arrays."""
+
+    OPTIONS = Preprocessing(resize=8, crop=8, mean=(0.1,), std=(0.5,), color="gray")
+
+    @pytest.fixture
+    def folder(self, tmp_path: Path) -> Path:
+        for number, image in enumerate(np.load(TEST)["image"][:24]):
+            Image.fromarray((image[0] * 255).astype(np.uint8)).save(tmp_path / f"{number:02}.png")
+        return tmp_path
+
+    @pytest.mark.parametrize("kind", [np.uint8, np.float32])
+    def test_pixels_get_the_scale_that_images_have(self, folder: Path, kind: type[np.generic]) -> None:
+        images, labels = digits("test", 24)
+        pixels = (images * 255).astype(np.uint8)
+        arrays = pixels if kind is np.uint8 else pixels.astype(np.float32) * np.float32(1 / 255)
+        result = convert(RELU, folder, eval_data=(arrays, labels), preprocessing=self.OPTIONS, steps=2)
+        both = convert(RELU, folder, eval_data=(folder, labels), preprocessing=self.OPTIONS, steps=2)
+        assert result.evaluation.ann_accuracy == both.evaluation.ann_accuracy
+        np.testing.assert_allclose(result.evaluation.output_gap, both.evaluation.output_gap, rtol=1e-3)
+        assert result.report["preprocessing"]["resize"] == 8
+
+    def test_images_judge_what_arrays_calibrated(self, folder: Path) -> None:
+        images, labels = digits("test", 24)
+        result = convert(RELU, images, eval_data=(folder, labels), preprocessing=self.OPTIONS, steps=2)
+        assert result.report["preprocessing"]["crop"] == 8
+        again, _ = evaluate_file(result.model.SerializeToString(), (folder, labels))
+        assert again.accuracy == result.evaluation.accuracy
+
+    def test_arrays_alone_have_no_sizes(self) -> None:
+        with pytest.raises(ConfigError, match="calibration data: resize, crop and color"):
+            convert(RELU, digits("calibration", 24)[0], eval_data=digits("test", 8), preprocessing=self.OPTIONS)
+
+    def test_whole_numbers_without_images_stay_as_they_are(self) -> None:
+        """Nobody said that they are pixels."""
+        raw = np.round(digits("calibration", 24)[0] * 16).astype(np.uint8)
+        result = convert(RELU, raw, eval_data=raw, preprocessing=Preprocessing(mean=(8.0,)), steps=2)
+        assert "scale" not in result.report["preprocessing"]
