@@ -26,9 +26,13 @@ class TimeBatched(torch.nn.Module):
         """Read weights, thresholds [C] and biases [T, C] onto a device.
 
         Raises:
-            NotImplementedError: the network has an operator that this class does not know.
+            NotImplementedError: the network has an operator that this class does not know, or the plan another neuron.
         """
         super().__init__()
+        if str(plan.neuron) != "if" or plan.reversed or plan.gains:
+            raise NotImplementedError(
+                f"the plan's neuron is {plan.neuron}: this class has plain integrate-and-fire only"
+            )
         self.steps = plan.steps
         self.output = network.view.output_names[0]
         self.input = network.view.inputs[0].name
@@ -83,12 +87,11 @@ class TimeBatched(torch.nn.Module):
             return lambda x, *_: x
         if node.op_type == "Conv":
             return _conv(given)
-        if node.op_type == "AveragePool":
-            kernel = given["kernel_shape"]
-            return lambda x: functional.avg_pool2d(x, kernel, given.get("strides", kernel))
-        if node.op_type == "Gemm":
+        if node.op_type == "AveragePool" and not given.get("ceil_mode", 0) and {1} >= {*given.get("dilations", ())}:
+            return _average(given)
+        if node.op_type == "Gemm" and not given.get("transA", 0) and given.get("alpha", 1) == given.get("beta", 1) == 1:
             turned = given.get("transB", 0)
-            return lambda x, w, b: functional.linear(x, w if turned else w.T, b)
+            return lambda x, w, b=None: functional.linear(x, w if turned else w.T, b)
         if node.op_type == "GlobalAveragePool":
             return lambda x: x.mean(dim=(2, 3), keepdim=True)
         if node.op_type == "Flatten":
@@ -104,7 +107,15 @@ class TimeBatched(torch.nn.Module):
             return _slice
         if node.op_type == "Add":
             return torch.add
-        raise NotImplementedError(f"{node.op_type} '{node.name}'")
+        raise NotImplementedError(f"{node.op_type} '{node.name}' with {', '.join(given) or 'no attributes'}")
+
+
+def _average(given: dict[str, Any]) -> Layer:
+    pads, counted = given.get("pads", [0, 0, 0, 0]), bool(given.get("count_include_pad", 0))
+    if pads[:2] != pads[2:]:
+        raise NotImplementedError(f"AveragePool with the pads {pads}")
+    stride = given.get("strides", [1, 1])
+    return lambda x: functional.avg_pool2d(x, given["kernel_shape"], stride, pads[:2], count_include_pad=counted)
 
 
 def _conv(given: dict[str, Any]) -> Layer:

@@ -3,6 +3,7 @@
 import importlib
 import itertools
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -248,6 +249,9 @@ class TestSpiking:
         [
             "q = AveragePool <kernel_shape = [4,4]> (t) f = Reshape(q, shape)",
             "q = GlobalAveragePool(t) f = Flatten(q)",
+            "a2 = AveragePool <kernel_shape = [2,2]> (t) q = GlobalAveragePool(a2) f = Flatten(q)",
+            "a2 = AveragePool <kernel_shape = [3,3], pads = [1,1,1,1], strides = [2,2], ceil_mode = 0> (t) "
+            "q = GlobalAveragePool(a2) f = Flatten(q)",
         ],
     )
     def test_computes_what_the_emitted_file_computes(self, monkeypatch, head):
@@ -280,3 +284,5 @@ class TestSpiking:
         plan = SpikingPlan("", network.sites, 2, NeuronSpec("if"), {s.name: np.ones(3) for s in network.sites})
         with pytest.raises(NotImplementedError, match="Softmax"):
             spiking.TimeBatched(network, plan)
+        with pytest.raises(NotImplementedError, match="neuron is signed: this class"):
+            spiking.TimeBatched(network, replace(plan, neuron=NeuronSpec("signed")))

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import onnx
 import pytest
@@ -19,6 +20,8 @@ from networks import RELU, digits, network_of, random_plan
 from ftbc_onnx.graph.emit import emit
 from ftbc_onnx.neurons import NeuronSpec
 from ftbc_onnx.runtime import CPU
+
+ROOT = TOOLS.parent
 
 
 @pytest.fixture(autouse=True)
@@ -135,6 +138,37 @@ def test_rows_that_were_fitted_to_fewer_images_say_so() -> None:
     assert cells[reproduce.CLOSED] == ("50", "")
     (_, plain, *_) = reproduce._rows("cifar10_vit_qcfs9", [row("cifar10_vit_qcfs9", "published", 1, 40.0)])
     assert plain["row"] == "published rule (alpha 0.4, 3 x 200 + 150 images)"
+
+
+def test_rows_that_can_be_measured() -> None:
+    reproduce = tool("reproduce")
+    names = ["cifar10_resnet20_qcfs8", "cifar10_vit_qcfs8", "cifar10_resnet20_clipped", "digits_relu"]
+    assert {case.label for case in reproduce.cases(names)} == set(reproduce.MEASURED)
+
+
+def test_another_network_of_the_same_name_is_refused(tmp_path: Path) -> None:
+    reproduce, path = tool("reproduce"), tmp_path / "digits_own.onnx"
+    path.write_bytes(b"a network")
+    row = {"case": {"network": "digits_own"}, "network_sha256": reproduce.digest_of(path)}
+    reproduce.check_networks({"digits_own": path}, [row, {"case": {"network": "digits_own"}}])
+    path.write_bytes(b"another")
+    with pytest.raises(click.UsageError, match="is not the network that was measured as 'digits_own'"):
+        reproduce.check_networks({"digits_own": path}, [row])
+    with pytest.raises(click.UsageError, match="a network is called cifar10_"):
+        reproduce.check_networks({"resnet20": path}, [])
+
+
+def test_the_page_is_beside_its_figures(tmp_path: Path) -> None:
+    page = (ROOT / "docs/reproduced.md").read_bytes()
+    command = CliRunner().invoke(tool("reproduce").main, ["--write", "--results", str(tmp_path / "none.jsonl")])
+    assert command.exit_code == 2
+    assert "does not exist: nothing to write" in command.output
+    lines = (ROOT / "docs/reproduced.jsonl").read_text().splitlines()[:3]
+    (tmp_path / "own.jsonl").write_text("\n".join(lines) + "\n")
+    command = CliRunner().invoke(tool("reproduce").main, ["--write", "--results", str(tmp_path / "own.jsonl")])
+    assert command.exit_code == 0, command.output
+    assert (tmp_path / "own.md").exists()
+    assert (ROOT / "docs/reproduced.md").read_bytes() == page
 
 
 def test_gains_are_shares_of_the_gap_to_the_ann_where_there_is_one() -> None:

@@ -12,6 +12,7 @@ conversion for every T.
 
 from __future__ import annotations
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
@@ -40,6 +41,9 @@ LABELS = {
     "default": "default options",
     "best": "signed group of 15 levels",
 }
+MEASURED = tuple(label for label in LABELS if label not in ("no bias", "published-750", "solve-192"))
+"""Rows that have a conversion of their own to be run."""
+
 COMPARED = ("published", "solve", "dual", "binary")
 """Rows whose networks are also judged without biases."""
 GAINS = ("no bias", "published", "published-750", "solve", "solve-192")
@@ -92,7 +96,23 @@ def cases(networks: Sequence[str]) -> Iterator[Case]:
 
 def judged(case: Case, **where: Any) -> dict[str, Any]:
     """The figures of a case: nothing is counted, and without biases only those are judged whose row says it."""
-    return run(case, compare=case.label in COMPARED, counting=False, **where)
+    found = run(case, compare=case.label in COMPARED, counting=False, **where)
+    return {**found, "network_sha256": digest_of(where["models"][case.network])}
+
+
+def digest_of(file: Path) -> str:
+    """sha256 of a file."""
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def check_networks(paths: Mapping[str, Path], results: Sequence[dict[str, Any]]) -> None:
+    """Refuse a file whose name says nothing of its data, or under whose name another one was measured."""
+    for name, path in paths.items():
+        if not name.startswith(("cifar10", "digits")):
+            raise click.UsageError(f"'{path}': a network is called cifar10_... or digits_..., after its images")
+        known = {r["network_sha256"] for r in results if r["case"]["network"] == name and "network_sha256" in r}
+        if known - {digest_of(path)}:
+            raise click.UsageError(f"'{path}' is not the network that was measured as '{name}': call it something else")
 
 
 def states_thresholds(network: str) -> bool:
@@ -237,11 +257,16 @@ def _cell(values: list[float]) -> str:
     "files",
     multiple=True,
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="Networks for CIFAR-10, or digits [default: those of models/].",
+    help="Networks cifar10_*.onnx or digits_*.onnx [default: those of models/].",
 )
 @click.option("--seeds", type=click.IntRange(1, 3), default=3, show_default=True, help="Calibration seeds.")
-@click.option("--only", multiple=True, type=click.Choice(list(LABELS)), help="Rows to measure [default: all].")
-@click.option("--results", type=click.Path(path_type=Path), default=RESULTS, help="Where the figures are kept.")
+@click.option("--only", multiple=True, type=click.Choice(MEASURED), help="Rows to measure [default: all].")
+@click.option(
+    "--results",
+    type=click.Path(path_type=Path),
+    default=RESULTS,
+    help="Where the figures are kept; the page is beside them.",
+)
 @click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Cases at a time.")
 @click.option("--device", default="auto", show_default=True, help="Where onnxruntime runs: auto, cpu, cuda or cuda:N.")
 @click.option("--write", is_flag=True, help="Only write the page.")
@@ -264,9 +289,12 @@ def main(
             path.stem: path
             for path in files or sorted((ROOT / "models").glob("*.onnx"), key=lambda path: "digits" not in path.stem)
         }
+        check_networks(paths, read(results))
         chosen = (c for c in cases(list(paths)) if c.seed < seeds and (not only or c.label in only))
         measure(chosen, results, partial(judged, data=data, models=paths, device=device), jobs)
-    write_page(read(results), ROOT / "docs" / "reproduced.md")
+    elif not results.exists():
+        raise click.UsageError(f"'{results}' does not exist: nothing to write")
+    write_page(read(results), results.with_suffix(".md"))
 
 
 if __name__ == "__main__":
