@@ -159,7 +159,7 @@ def print_curve(
         _say(console, f"readout: mean over the steps after the first {start}; rows up to T = {start} are plain means")
     if evaluation["early_exit"] is not None:
         _say(console, _exited(evaluation["early_exit"]))
-    rates = [site["rate"] for site in evaluation["sites"].values()]
+    rates = [site["rate"] for site in evaluation["sites"].values() if site["rate"] is not None]  # of a JSON: not finite
     if rates:
         _say(console, f"firing rate: mean {sum(rates) / len(rates):.3f}, highest site {max(rates):.3f}")
     if evaluation["counts"] is not None:
@@ -243,7 +243,7 @@ def print_sites(console: Console, report: Mapping[str, Any]) -> None:
             f"{_or_dash(site['dead_channels'])} {_or_dash((own or {}).get('silent_channels'))} "
             f"{_or_dash((activation or {}).get('saturated_channels'))}",
             "" if activation is None else f"{100 * activation['clipped']:.2f}",
-            "" if own is None else f"{own['rate']:.3f}",
+            "" if own is None or own["rate"] is None else f"{own['rate']:.3f}",
             *((_last(old),) if before else ()),
             _last(own),
         )

@@ -73,7 +73,7 @@ class TestReport:
     def test_numbers_that_were_not_finite(self, call: Caller, saved: Path) -> None:
         read = json.loads(saved.read_text())
         for site in read["evaluation"]["sites"].values():
-            site["gap_in_theta"] = [None, None]
+            site["gap_in_theta"], site["rate"] = [None, None], None
         for selection in read["selections"]:
             selection["trials"][0]["error"] = None
         saved.write_text(json.dumps(read))
