@@ -7,6 +7,8 @@ import numpy as np
 from ftbc_onnx.preprocessing import Array
 
 _GOLDEN = (5**0.5 - 1) / 2
+_FEW = 32
+"""With no more samples than this their order is left alone: most parts of a conversion look at all of them."""
 
 
 def evenly(there: int, count: int) -> Array:
@@ -15,9 +17,11 @@ def evenly(there: int, count: int) -> Array:
 
 
 def in_runs(labels: Array | None) -> bool:
-    """Whether samples stand next to others of their class far more often than by chance, as folders list them."""
-    if labels is None or len(labels) < 2:
+    """Whether samples are sorted by class, or stand next to their like far more often than by chance."""
+    if labels is None or len(labels) <= _FEW:
         return False
+    if labels[0] != labels[-1] and bool((labels[1:] >= labels[:-1]).all()):
+        return True
     _, counts = np.unique(labels, return_counts=True)
     by_chance = float(((counts / len(labels)) ** 2).sum())
     return float((labels[1:] == labels[:-1]).mean()) > (1 + by_chance) / 2

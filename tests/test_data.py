@@ -238,6 +238,12 @@ class TestOrder:
     def test_others_stay_as_they_are(self, labels: np.ndarray) -> None:
         assert label_list(open_data((numbers(60, 4), labels), FLAT)) == labels.tolist()
 
+    def test_one_sample_of_each_class_in_order_is_mixed(self) -> None:
+        """As a folder with an image for each of many classes: the first ones are all alike."""
+        found = np.array(label_list(open_data((numbers(64, 4), np.arange(64)), FLAT)))
+        assert sorted(found) == list(range(64))
+        assert np.histogram(found[:16], 4, (0, 64))[0].max() <= 5
+
     def test_labels_beside_an_iterable_of_which_a_part_is_taken(self) -> None:
         labels = np.arange(32) % 4
         source = open_data(iter([numbers(8, 4)] * 4), FLAT, labels=labels, limit=8)
