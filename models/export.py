@@ -15,7 +15,7 @@ import onnxruntime
 import torch
 from architectures import image_side
 from torch import nn
-from train import Settings
+from trainer import Settings
 
 EXPORTERS = ("dynamo", "torchscript")
 OPSET = {"dynamo": 18, "torchscript": 17}

@@ -15,10 +15,10 @@ from ftbc_onnx.inspection import inspect_model
 
 class TestTraining:
     def settings(self, models, **options):
-        return models("train").Settings(**{"levels": 2, "epochs": 3, "batch": 16, "policy": False, **options})
+        return models("trainer").Settings(**{"levels": 2, "epochs": 3, "batch": 16, "policy": False, **options})
 
     def trainer(self, models, settings):
-        return models("train").Trainer(settings, torch.device("cpu"))
+        return models("trainer").Trainer(settings, torch.device("cpu"))
 
     @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
     def test_goes_on_where_it_stopped(self, models, pixels, optimizer, tmp_path):
@@ -43,7 +43,7 @@ class TestTraining:
     def test_mixed_precision_on_a_cpu(self, models, pixels, mixed, layers):
         """Where it is asked for, layers compute in bfloat16; weights, thresholds and their gradients stay float32."""
         data = models("image_data").read(pixels, "train")
-        trainer = models("train").Trainer(self.settings(models), torch.device("cpu"), mixed=mixed)
+        trainer = models("trainer").Trainer(self.settings(models), torch.device("cpu"), mixed=mixed)
         seen = set()
         for module in trainer.net.modules():
             if isinstance(module, torch.nn.Conv2d):
