@@ -47,7 +47,7 @@ def read(path: Path, part: str, side: int = 32) -> Labelled:
 
     Args:
         path: see the module.
-        part: ``train`` or ``test``; an ``.npz`` has one part only.
+        part: ``train`` or ``test``; an ``.npz`` is one part, whichever is asked for.
         side: height and width that images of a folder per class are resized to.
 
     Raises:

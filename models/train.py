@@ -61,7 +61,7 @@ def start_from(net: nn.Module, weights: Path) -> None:
 @click.option("--classes", type=click.Choice(["10", "100", "1000"]), default="10")
 @click.option("--hidden", type=click.IntRange(1), default=Settings.hidden, help="Linear layers of VGG-16.")
 @click.option("--data", type=click.Path(path_type=Path, exists=True), required=True, help="See models/image_data.py.")
-@click.option("--test", type=click.Path(path_type=Path, exists=True), help="Test images [default: those of --data].")
+@click.option("--test", type=click.Path(path_type=Path, exists=True), help="Test images.  [default: those of a folder]")
 @click.option("--epochs", type=click.IntRange(1), default=Settings.epochs)
 @click.option("--batch", type=click.IntRange(1), default=Settings.batch)
 @click.option("--optimizer", type=click.Choice(OPTIMIZERS), default=Settings.optimizer)
@@ -96,9 +96,11 @@ def main(
     try:
         side = image_side(settings.classes)
         training, held_out = split(read(data, "train", side), settings.validate, settings.seed)
-        judged = read(test or data, "test", side).to(where)
+        judged = None if test is None and data.is_file() else read(test or data, "test", side).to(where)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
+    if judged is None:
+        click.echo(f"'{data}' holds training images only: without --test no accuracy is measured", err=True)
     training, held_out = training.to(where), held_out.to(where)
     trainer = Trainer(settings, where, graph=graph, mixed=mixed)
     if output.exists():
@@ -132,8 +134,8 @@ def main(
         "seconds per epoch": sum(row["seconds"] for row in trainer.history) / max(len(trainer.history), 1),
         "loss": trainer.history[-1]["loss"],
         "best held out": trainer.best and trainer.best[0],
-        "test accuracy": trainer.accuracy(judged),
-        "test images": len(judged.label),
+        "test accuracy": judged and trainer.accuracy(judged),
+        "test images": len(judged.label) if judged else 0,
     }
     click.echo(json.dumps(result))
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from training_cases import models, pixels, torch  # noqa: F401 - fixtures
@@ -95,7 +96,7 @@ class TestTraining:
             assert done.exit_code == 0, done.output
         result = json.loads(done.output.strip().splitlines()[-1])
         assert result["epochs"] == 3
-        assert result["test images"] == 48
+        assert (result["test accuracy"], result["test images"]) == (None, 0)
         onnx_file = tmp_path / "net.onnx"
         done = CliRunner().invoke(export.main, [str(target), "-o", str(onnx_file)])
         assert done.exit_code == 0, done.output
@@ -105,6 +106,21 @@ class TestTraining:
         sites = inspect_model(onnx_file)["sites"]
         assert [site["threshold"][0] for site in sites] == pytest.approx(learned, rel=1e-6)
         assert {site["levels"] for site in sites} == {2}
+
+    def test_training_images_are_no_test_images(self, models, pixels, tmp_path):
+        """A file holds one part: without --test nothing is measured, and a line says so."""
+        with np.load(pixels) as arrays:
+            np.savez(tmp_path / "test.npz", x=arrays["x"][:8], y=arrays["y"][:8])
+        options = ["--data", str(pixels), "--levels", "2", "--batch", "16", "--no-policy", "--epochs", "1"]
+        done = CliRunner().invoke(models("train").main, [*options, "-o", str(tmp_path / "a.pt")])
+        assert "holds training images only: without --test no accuracy is measured" in done.stderr
+        assert json.loads(done.stdout)["test images"] == 0
+        options += ["--test", str(tmp_path / "test.npz")]
+        done = CliRunner().invoke(models("train").main, [*options, "-o", str(tmp_path / "a.pt")])
+        assert "without --test" not in done.stderr
+        result = json.loads(done.stdout)
+        assert result["test images"] == 8
+        assert result["test accuracy"] in {100 * right / 8 for right in range(9)}
 
     def test_starts_from_other_weights(self, models, tmp_path):
         """A plain network's weights, thresholds new."""
