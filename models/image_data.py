@@ -6,10 +6,12 @@ What `read` takes:
 2. a folder with CIFAR-10 as lossless WebP grids, 100 images of 32 x 32 a row (``cifar10_train_0.webp``, ...,
    ``cifar10_test.webp``) and ``cifar10_{train,test}_labels.npy``;
 3. a folder with a sub-folder per part (``train``, ``test``), in it one per class, of images that are resized.
+   Classes are numbered by the sorted names of those in ``train``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -42,32 +44,58 @@ def normalised(image: Tensor) -> Tensor:
     return (image.float() / 255 - mean) / std
 
 
-def read(path: Path, part: str, side: int = 32) -> Labelled:
+def read(path: Path, part: str, side: int = 32, classes: int = 10, names: Sequence[str] = ()) -> Labelled:
     """The images of a part.
 
     Args:
         path: see the module.
         part: ``train`` or ``test``; an ``.npz`` is one part, whichever is asked for.
         side: height and width that images of a folder per class are resized to.
+        classes: labels are in 0..classes - 1.
+        names: of the classes, in the order of their labels (`class_names`); none: those of the folder that is read.
 
     Raises:
-        ValueError: what was found is none of the three, or is not consistent.
+        ValueError: what was found is none of the three, is not consistent, or has other labels.
     """
     if path.is_file():
         image, label = _arrays(path)
     elif (path / f"cifar10_{part}_labels.npy").exists():
         image, label = _grids(path, part)
     elif (path / part).is_dir():
-        image, label = _folder(path / part, side)
+        image, label = _folder(path / part, side, names)
     else:
         raise ValueError(f"'{path}' has no '{part}' images: see models/image_data.py for what is read")
-    if image.dtype != np.uint8 or image.ndim != 4 or len(image) != len(label):
-        raise ValueError(f"'{path}': images {image.dtype} {image.shape} and {len(label)} labels; uint8 [n, 3, H, W]?")
+    return Labelled(_checked_images(path, image), _checked_labels(path, label, len(image), classes))
+
+
+def class_names(path: Path) -> list[str]:
+    """Classes of the training images of a folder per class, in the order of their labels; none elsewhere."""
+    return _sub_folders(path / "train") if (path / "train").is_dir() else []
+
+
+def _checked_images(path: Path, image: NDArray[np.uint8]) -> Tensor:
+    """uint8 [n, 3, H, W], or a ValueError."""
+    if image.dtype != np.uint8 or image.ndim != 4 or not len(image):
+        raise ValueError(f"'{path}': images {image.dtype} {list(image.shape)}; uint8 [n, 3, H, W] or [n, H, W, 3]?")
     if image.shape[1] != 3 and image.shape[3] == 3:
         image = image.transpose(0, 3, 1, 2)
     if image.shape[1] != 3:
-        raise ValueError(f"'{path}': images {image.shape} have no axis of three colours")
-    return Labelled(torch.from_numpy(np.ascontiguousarray(image)), torch.from_numpy(label.astype(np.int64)))
+        raise ValueError(f"'{path}': images {list(image.shape)} have no axis of three colours")
+    return torch.from_numpy(np.ascontiguousarray(image))
+
+
+def _checked_labels(path: Path, label: NDArray[np.integer], count: int, classes: int) -> Tensor:
+    """int64 [count] in 0..classes - 1, or a ValueError."""
+    if label.ndim == 2 and label.shape[1] == 1:
+        label = label[:, 0]
+    if label.shape != (count,):
+        raise ValueError(f"'{path}': {count} images and labels {list(label.shape)}; one label per image?")
+    if label.dtype.kind not in "iu":
+        raise ValueError(f"'{path}': labels are {label.dtype}; integers from 0 are needed")
+    wrong = label[(label < 0) | (label >= classes)]
+    if len(wrong):
+        raise ValueError(f"'{path}': label {wrong[0]} is outside 0..{classes - 1}: --classes says how many there are")
+    return torch.from_numpy(label.astype(np.int64))
 
 
 def _arrays(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.integer]]:
@@ -88,13 +116,22 @@ def _grids(path: Path, part: str) -> tuple[NDArray[np.uint8], NDArray[np.integer
     return np.concatenate(images), np.load(path / f"cifar10_{part}_labels.npy")
 
 
-def _folder(path: Path, side: int) -> tuple[NDArray[np.uint8], NDArray[np.integer]]:
-    classes = sorted(child for child in path.iterdir() if child.is_dir())
-    files = [(file, label) for label, folder in enumerate(classes) for file in sorted(folder.iterdir())]
+def _folder(path: Path, side: int, names: Sequence[str]) -> tuple[NDArray[np.uint8], NDArray[np.integer]]:
+    found = _sub_folders(path)
+    label = {name: number for number, name in enumerate(names or found)}
+    unknown = [name for name in found if name not in label]
+    if unknown:
+        raise ValueError(f"'{path}' has a class '{unknown[0]}' that the training images have not")
+    files = [(file, label[name]) for name in found for file in sorted((path / name).iterdir())]
     if not files:
         raise ValueError(f"'{path}' has no images in sub-folders, one per class")
     images = np.empty((len(files), 3, side, side), np.uint8)
     for row, (file, _) in enumerate(files):
         with Image.open(file) as image:
             images[row] = np.asarray(image.convert("RGB").resize((side, side))).transpose(2, 0, 1)
-    return images, np.array([label for _, label in files])
+    return images, np.array([number for _, number in files])
+
+
+def _sub_folders(path: Path) -> list[str]:
+    """Their names, sorted, without hidden ones."""
+    return sorted(child.name for child in path.iterdir() if child.is_dir() and not child.name.startswith("."))

@@ -21,7 +21,7 @@ import click
 import torch
 from activations import ACTIVATIONS
 from architectures import NETWORKS, image_side
-from image_data import Labelled, read
+from image_data import Labelled, class_names, read
 from rich.progress import Progress
 from torch import nn
 from trainer import OPTIMIZERS, Settings, Trainer
@@ -95,8 +95,10 @@ def main(
     where = torch.device("cuda" if device == "auto" and torch.cuda.is_available() else device.replace("auto", "cpu"))
     try:
         side = image_side(settings.classes)
-        training, held_out = split(read(data, "train", side), settings.validate, settings.seed)
-        judged = None if test is None and data.is_file() else read(test or data, "test", side).to(where)
+        training, held_out = split(read(data, "train", side, settings.classes), settings.validate, settings.seed)
+        judged = None
+        if test is not None or data.is_dir():
+            judged = read(test or data, "test", side, settings.classes, class_names(data)).to(where)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     if judged is None:

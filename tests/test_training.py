@@ -113,12 +113,12 @@ class TestTraining:
             np.savez(tmp_path / "test.npz", x=arrays["x"][:8], y=arrays["y"][:8])
         options = ["--data", str(pixels), "--levels", "2", "--batch", "16", "--no-policy", "--epochs", "1"]
         done = CliRunner().invoke(models("train").main, [*options, "-o", str(tmp_path / "a.pt")])
-        assert "holds training images only: without --test no accuracy is measured" in done.stderr
-        assert json.loads(done.stdout)["test images"] == 0
+        assert "holds training images only: without --test no accuracy is measured" in done.output
+        assert json.loads(done.output.splitlines()[-1])["test images"] == 0
         options += ["--test", str(tmp_path / "test.npz")]
         done = CliRunner().invoke(models("train").main, [*options, "-o", str(tmp_path / "a.pt")])
-        assert "without --test" not in done.stderr
-        result = json.loads(done.stdout)
+        assert "without --test" not in done.output
+        result = json.loads(done.output.splitlines()[-1])
         assert result["test images"] == 8
         assert result["test accuracy"] in {100 * right / 8 for right in range(9)}
 

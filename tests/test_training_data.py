@@ -43,6 +43,39 @@ class TestData:
         assert found.image[:, :, 0, 0].tolist() == [[255, 0, 0], [0, 0, 255]]
         assert found.label.tolist() == [0, 1]
 
+    def test_classes_are_those_of_the_training_images(self, models, tmp_path):
+        """A class without test images does not move the numbers of those behind it; one that is new is refused."""
+        data = models("image_data")
+        for folder in ("train/a", "train/b", "train/c", "test/a", "test/c", "train/.cache"):
+            (tmp_path / folder).mkdir(parents=True)
+            Image.new("RGB", (32, 32)).save(tmp_path / folder / "1.png")
+        names = data.class_names(tmp_path)
+        assert names == ["a", "b", "c"]
+        assert data.read(tmp_path, "train").label.tolist() == [0, 1, 2]
+        assert data.read(tmp_path, "test", names=names).label.tolist() == [0, 2]
+        (tmp_path / "test" / "d").mkdir()
+        with pytest.raises(ValueError, match="has a class 'd' that the training images have not"):
+            data.read(tmp_path, "test", names=names)
+
+    def test_labels_of_one_column(self, models, tmp_path):
+        np.savez(tmp_path / "a.npz", x=np.zeros((3, 32, 32, 3), np.uint8), y=np.array([[0], [2], [1]]))
+        assert models("image_data").read(tmp_path / "a.npz", "train").label.tolist() == [0, 2, 1]
+
+    @pytest.mark.parametrize(
+        ("label", "message"),
+        [
+            ([0, 10, 1], "label 10 is outside 0..9: --classes says how many there are"),
+            ([0, -1, 1], "label -1 is outside 0..9"),
+            ([0.0, 1.0, 2.0], "labels are float64; integers from 0 are needed"),
+            ([[0, 1], [1, 0], [0, 1]], r"3 images and labels \[3, 2\]; one label per image"),
+            ([0, 1], r"3 images and labels \[2\]; one label per image"),
+        ],
+    )
+    def test_labels_that_are_none(self, models, label, message, tmp_path):
+        np.savez(tmp_path / "a.npz", x=np.zeros((3, 32, 32, 3), np.uint8), y=np.array(label))
+        with pytest.raises(ValueError, match=message):
+            models("image_data").read(tmp_path / "a.npz", "train")
+
     def test_normalisation(self, models):
         image = torch.tensor([0, 255, 128], dtype=torch.uint8).view(1, 3, 1, 1)
         expected = [(0 - 0.485) / 0.229, (1 - 0.456) / 0.224, (128 / 255 - 0.406) / 0.225]
