@@ -50,12 +50,12 @@ def read(path: Path, part: str, side: int = 32, classes: int = 10, names: Sequen
     Args:
         path: see the module.
         part: ``train`` or ``test``; an ``.npz`` is one part, whichever is asked for.
-        side: height and width that images of a folder per class are resized to.
+        side: height and width of the images; those of a folder per class are resized to it.
         classes: labels are in 0..classes - 1.
         names: of the classes, in the order of their labels (`class_names`); none: those of the folder that is read.
 
     Raises:
-        ValueError: what was found is none of the three, is not consistent, or has other labels.
+        ValueError: what was found is none of the three, is not consistent, or has another size or other labels.
     """
     if path.is_file():
         image, label = _arrays(path)
@@ -65,7 +65,7 @@ def read(path: Path, part: str, side: int = 32, classes: int = 10, names: Sequen
         image, label = _folder(path / part, side, names)
     else:
         raise ValueError(f"'{path}' has no '{part}' images: see models/image_data.py for what is read")
-    return Labelled(_checked_images(path, image), _checked_labels(path, label, len(image), classes))
+    return Labelled(_checked_images(path, image, side), _checked_labels(path, label, len(image), classes))
 
 
 def class_names(path: Path) -> list[str]:
@@ -73,14 +73,17 @@ def class_names(path: Path) -> list[str]:
     return _sub_folders(path / "train") if (path / "train").is_dir() else []
 
 
-def _checked_images(path: Path, image: NDArray[np.uint8]) -> Tensor:
-    """uint8 [n, 3, H, W], or a ValueError."""
+def _checked_images(path: Path, image: NDArray[np.uint8], side: int) -> Tensor:
+    """uint8 [n, 3, side, side], or a ValueError."""
     if image.dtype != np.uint8 or image.ndim != 4 or not len(image):
         raise ValueError(f"'{path}': images {image.dtype} {list(image.shape)}; uint8 [n, 3, H, W] or [n, H, W, 3]?")
     if image.shape[1] != 3 and image.shape[3] == 3:
         image = image.transpose(0, 3, 1, 2)
     if image.shape[1] != 3:
         raise ValueError(f"'{path}': images {list(image.shape)} have no axis of three colours")
+    if image.shape[2:] != (side, side):
+        found = " x ".join(map(str, image.shape[2:]))
+        raise ValueError(f"'{path}': images of {found}, this network takes {side} x {side}: resize them")
     return torch.from_numpy(np.ascontiguousarray(image))
 
 

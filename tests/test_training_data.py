@@ -43,6 +43,13 @@ class TestData:
         assert found.image[:, :, 0, 0].tolist() == [[255, 0, 0], [0, 0, 255]]
         assert found.label.tolist() == [0, 1]
 
+    def test_images_of_another_size(self, models, tmp_path):
+        """An .npz is not resized: the network, and the file that it is exported to, are built for one size."""
+        np.savez(tmp_path / "a.npz", x=np.zeros((3, 64, 48, 3), np.uint8), y=np.arange(3))
+        for side in (32, 224):
+            with pytest.raises(ValueError, match=f"images of 64 x 48, this network takes {side} x {side}: resize them"):
+                models("image_data").read(tmp_path / "a.npz", "train", side)
+
     def test_classes_are_those_of_the_training_images(self, models, tmp_path):
         """A class without test images does not move the numbers of those behind it; one that is new is refused."""
         data = models("image_data")
