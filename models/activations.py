@@ -1,4 +1,8 @@
-"""Activations of networks that are made to be converted into spiking networks."""
+"""Activations of networks that are made to be converted into spiking networks.
+
+Those that learn a threshold compute in its type, float32, and give back the type of x: under autocast, where x is
+bfloat16, the gradient of theta is a sum over a whole layer of numbers that bfloat16 would round.
+"""
 
 from __future__ import annotations
 
@@ -50,6 +54,8 @@ class QCFS(nn.Module):
         self.threshold = nn.Parameter(torch.tensor(float(threshold)))
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.dtype != self.threshold.dtype:
+            return self.forward(x.to(self.threshold.dtype)).to(x.dtype)
         x = x * self.levels / self.threshold + 0.5
         # An exporter (which runs without gradients) sees a plain Floor.
         x = _Floor.apply(x) if torch.is_grad_enabled() else torch.floor(x)
@@ -90,6 +96,8 @@ class ClippedReLU(nn.Module):
         self.threshold = nn.Parameter(torch.tensor(float(threshold)))
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.dtype != self.threshold.dtype:
+            return self.forward(x.to(self.threshold.dtype)).to(x.dtype)
         return torch.minimum(torch.relu(x), self.threshold)
 
     keep_positive = QCFS.keep_positive

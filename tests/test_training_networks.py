@@ -60,6 +60,25 @@ class TestNetworks:
             getattr(models(module), call)(*arguments)
 
 
+@pytest.mark.parametrize("kind", ["qcfs", "clipped"])
+class TestThresholds:
+    def test_gradient_for_bfloat16(self, models, kind):
+        """As under autocast: theta = 8 (and L = 8) is computed with in float32, and y is of the type of x."""
+        act = models("activations").activation(kind, 8, 8.0)()
+        x = (4 * noise(32, 16, 32, 32)).bfloat16().requires_grad_()
+        y = act(x)
+        y.sum().backward()
+        value = x.detach().double()
+        if kind == "qcfs":
+            level = torch.floor(value + 0.5)
+            expected = torch.where(level > 8, 1, torch.where(level < 0, 0, (level - value) / 8))
+        else:
+            expected = (value > 8) + 0.5 * (value == 8)  # what lies on the ceiling counts half
+        assert act.threshold.grad.item() == pytest.approx(expected.sum().item(), abs=1e-2)
+        assert (y.dtype, x.grad.dtype) == (torch.bfloat16, torch.bfloat16)
+        assert torch.equal(y, act(x.float()).bfloat16())
+
+
 class TestClippedReLU:
     def test_values_and_gradients(self, models):
         act = models("activations").ClippedReLU(2.0)
