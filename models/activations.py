@@ -32,7 +32,15 @@ class QCFS(nn.Module):
 
     The output takes the L + 1 values 0, theta/L, ..., theta: the rates that a soft-reset integrate-and-fire neuron
     with threshold theta and initial membrane theta/2 can fire at in T = L time steps. The floor passes its gradient
-    straight through, so both x and theta are learned.
+    straight through, so both x and theta are learned; x is first limited to [0, theta], which changes no value:
+
+    ==================  ===========  ==========================
+    x                   dy/dx        dy/dtheta
+    ==================  ===========  ==========================
+    below 0             0            0
+    between             1            y/theta - x/theta
+    above theta         0            1
+    ==================  ===========  ==========================
 
     Source: Bu et al., "Optimal ANN-SNN conversion for high-accuracy and ultra-low-latency spiking neural networks",
     ICLR 2022, arXiv 2303.04347.
@@ -56,9 +64,11 @@ class QCFS(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if x.dtype != self.threshold.dtype:
             return self.forward(x.to(self.threshold.dtype)).to(x.dtype)
+        learns = torch.is_grad_enabled()  # an exporter runs without gradients, and sees the plain formula
+        if learns:
+            x = torch.minimum(x.clamp(min=0), self.threshold)
         x = x * self.levels / self.threshold + 0.5
-        # An exporter (which runs without gradients) sees a plain Floor.
-        x = _Floor.apply(x) if torch.is_grad_enabled() else torch.floor(x)
+        x = _Floor.apply(x) if learns else torch.floor(x)
         return self.threshold / self.levels * torch.clamp(x, 0, self.levels)
 
     @torch.no_grad()

@@ -169,6 +169,18 @@ class TestActivation:
         # d/dtheta of theta/L * z is z/L - x/theta inside the range (z: the level), 0 below it and 1 above.
         assert act.threshold.grad.item() == pytest.approx((1 / 4 - 0.3) + (2 / 4 - 0.6) + 1)
 
+    @pytest.mark.parametrize(
+        ("x", "gradient", "of_threshold"),
+        [(-0.2, 0, 0), (-0.1, 0, 0), (0.1, 1, -0.05), (1.9, 1, 0.05), (2.1, 0, 1), (2.2, 0, 1), (2.3, 0, 1)],
+    )
+    def test_gradient_ends_at_zero_and_at_the_threshold(self, torch, qcfs, x, gradient, of_threshold):
+        """As published, x / theta is limited to [0, 1] before it is rounded: not half a level further out."""
+        act = qcfs(4, 2.0)
+        x = torch.tensor(x, requires_grad=True)
+        act(x).backward()
+        assert x.grad.item() == gradient
+        assert act.threshold.grad.item() == pytest.approx(of_threshold, abs=1e-6)
+
     def test_threshold_stays_positive(self, torch, qcfs):
         act = qcfs(4, 2.0)
         with torch.no_grad():
