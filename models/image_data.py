@@ -11,6 +11,7 @@ What `read` takes:
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -36,6 +37,10 @@ class Labelled(NamedTuple):
 
     def take(self, index: Tensor) -> Labelled:
         return Labelled(self.image[index], self.label[index])
+
+    def digest(self) -> str:
+        """Of the labels and of the shape of the images."""
+        return hashlib.sha256(self.label.cpu().numpy().tobytes() + repr(list(self.image.shape)).encode()).hexdigest()
 
 
 def normalised(image: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ too, which pays where the processor multiplies matrices of bfloat16 (AMX).
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from pathlib import Path
@@ -71,7 +72,11 @@ def start_from(net: nn.Module, weights: Path) -> None:
 @click.option("--validate", type=click.IntRange(0), default=0, help="Training images held out to choose the epoch.")
 @click.option("--policy/--no-policy", default=True, help="AutoAugment.")
 @click.option("--cutout", type=click.IntRange(0), default=Settings.cutout, help="Side of the square, in pixels.")
-@click.option("--start", type=click.Path(path_type=Path, exists=True), help="A checkpoint whose weights to begin with.")
+@click.option(
+    "--start",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="A checkpoint whose weights to begin with.",
+)
 @click.option("--device", default="auto", help="auto, cpu or cuda.")
 @click.option("--graph/--no-graph", default=True, help="Capture the step as a CUDA graph.")
 @click.option("--mixed/--no-mixed", default=None, help="Layers in bfloat16.  [default: on a GPU]")
@@ -95,7 +100,8 @@ def main(
     where = torch.device("cuda" if device == "auto" and torch.cuda.is_available() else device.replace("auto", "cpu"))
     try:
         side = image_side(settings.classes)
-        training, held_out = split(read(data, "train", side, settings.classes), settings.validate, settings.seed)
+        everything = read(data, "train", side, settings.classes)
+        training, held_out = split(everything, settings.validate, settings.seed)
         judged = None
         if test is not None or data.is_dir():
             judged = read(test or data, "test", side, settings.classes, class_names(data)).to(where)
@@ -104,9 +110,11 @@ def main(
     if judged is None:
         click.echo(f"'{data}' holds training images only: without --test no accuracy is measured", err=True)
     training, held_out = training.to(where), held_out.to(where)
-    trainer = Trainer(settings, where, graph=graph, mixed=mixed)
+    source = {"data": everything.digest(), "start": start and hashlib.sha256(start.read_bytes()).hexdigest()}
+    trainer = Trainer(settings, where, graph=graph, mixed=mixed, source=source)
     if output.exists():
         trainer.load(torch.load(output, map_location=where, weights_only=True))
+        click.echo(f"'{output}' goes on after epoch {trainer.epoch} of {settings.epochs}", err=True)
     elif start is not None:
         start_from(trainer.net, start)
     with Progress(transient=True) as bar:

@@ -57,7 +57,13 @@ class Trainer:
     """A network, its optimizer, and where both have got to."""
 
     def __init__(
-        self, settings: Settings, device: torch.device, *, graph: bool = True, mixed: bool | None = None
+        self,
+        settings: Settings,
+        device: torch.device,
+        *,
+        graph: bool = True,
+        mixed: bool | None = None,
+        source: dict[str, str | None] | None = None,
     ) -> None:
         """Seed, make the network, put it on the device.
 
@@ -66,6 +72,7 @@ class Trainer:
             device: where it runs.
             graph: capture the step, where that is possible.
             mixed: compute in bfloat16 what loses little by it; None: on a GPU.
+            source: digests of what the run is made from, by name; a checkpoint continues only with the same.
         """
         torch.manual_seed(settings.seed)
         torch.backends.cudnn.benchmark = True
@@ -81,6 +88,7 @@ class Trainer:
         self._graph = graph and device.type == "cuda"
         self._mixed = device.type == "cuda" if mixed is None else mixed
         self._step: Callable[[Tensor, Tensor], Tensor] | None = None
+        self._source = {"mixed": self._mixed, **(source or {})}
 
     def run_epoch(self, data: Labelled) -> float:
         """One epoch over augmented images; the mean loss."""
@@ -173,6 +181,7 @@ class Trainer:
         weights = self.best[1] if self.best else self.net.state_dict()
         return {
             "settings": asdict(self.settings),
+            "source": self._source,
             "weights": weights,
             "last": self.net.state_dict(),
             "best": self.best and self.best[0],
@@ -189,8 +198,9 @@ class Trainer:
         Raises:
             click.UsageError: it is the state of another run.
         """
-        found = {**asdict(Settings()), **state["settings"]}  # a setting that is newer than the checkpoint
-        mine = asdict(self.settings)
+        mine = {**asdict(self.settings), **self._source}
+        # What is newer than the checkpoint had its default there, or is not known.
+        found = {**self._source, **asdict(Settings()), **state["settings"], **state.get("source", {})}
         if found != mine:
             other = sorted(name for name in {*found, *mine} if found.get(name) != mine.get(name))
             raise click.UsageError(f"the checkpoint has other settings ({', '.join(other)}): name another file with -o")

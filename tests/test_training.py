@@ -62,10 +62,33 @@ class TestTraining:
 
     def test_a_checkpoint_from_before_a_setting_goes_on(self, models):
         state = self.trainer(models, self.settings(models)).state()
-        del state["settings"]["optimizer"]
+        del state["settings"]["optimizer"], state["source"]
         self.trainer(models, self.settings(models)).load(state)
         with pytest.raises(Exception, match=r"other settings \(optimizer\)"):
             self.trainer(models, self.settings(models, optimizer="adamw")).load(state)
+
+    def test_goes_on_with_the_same_only(self, models, pixels, tmp_path):
+        """Other images, another precision and another start make another run; a line says which, or that it goes on."""
+        with np.load(pixels) as arrays:
+            np.savez(tmp_path / "other.npz", x=arrays["x"], y=1 - arrays["y"])
+        target, other = tmp_path / "net.pt", tmp_path / "other.pt"
+        for path in (target, other):
+            assert self.command(models, pixels, path).exit_code == 0
+        done = self.command(models, pixels, target)
+        assert f"'{target}' goes on after epoch 1 of 1" in done.output
+        for name, options in (
+            ("data", ["--data", tmp_path / "other.npz"]),
+            ("mixed", ["--mixed"]),
+            ("start", ["--start", other]),
+        ):
+            done = self.command(models, pixels, target, *options)
+            assert done.exit_code == 2
+            assert f"the checkpoint has other settings ({name}): name another file with -o" in done.output
+
+    def command(self, models, data, target, *options):
+        """One epoch."""
+        given = ["--data", data, "--levels", 2, "--batch", 16, "--no-policy", "--epochs", 1, "-o", target, *options]
+        return CliRunner().invoke(models("train").main, list(map(str, given)))
 
     def test_keeps_the_best_on_images_held_out(self, models):
         trainer = self.trainer(models, self.settings(models, validate=8))
@@ -111,12 +134,10 @@ class TestTraining:
         """A file holds one part: without --test nothing is measured, and a line says so."""
         with np.load(pixels) as arrays:
             np.savez(tmp_path / "test.npz", x=arrays["x"][:8], y=arrays["y"][:8])
-        options = ["--data", str(pixels), "--levels", "2", "--batch", "16", "--no-policy", "--epochs", "1"]
-        done = CliRunner().invoke(models("train").main, [*options, "-o", str(tmp_path / "a.pt")])
+        done = self.command(models, pixels, tmp_path / "a.pt")
         assert "holds training images only: without --test no accuracy is measured" in done.output
         assert json.loads(done.output.splitlines()[-1])["test images"] == 0
-        options += ["--test", str(tmp_path / "test.npz")]
-        done = CliRunner().invoke(models("train").main, [*options, "-o", str(tmp_path / "a.pt")])
+        done = self.command(models, pixels, tmp_path / "a.pt", "--test", tmp_path / "test.npz")
         assert "without --test" not in done.output
         result = json.loads(done.output.splitlines()[-1])
         assert result["test images"] == 8
