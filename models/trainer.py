@@ -19,6 +19,8 @@ from torch.nn.functional import cross_entropy
 OPTIMIZERS = ("sgd", "adamw")
 CHUNK = 3000
 """Images augmented at once."""
+EPOCH_SEEDS = 1_000_003
+"""How far the epochs of two seeds are apart in seeds of the generator, whose state fits one kind of device only."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ class Trainer:
         self.net = settings.make().to(device, memory_format=torch.channels_last)
         self.optimizer = settings.optimize(self.net.parameters())
         self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, settings.epochs)
-        self.generator = torch.Generator(device).manual_seed(settings.seed)
+        self.generator = torch.Generator(device)
         self.epoch = 0
         self.history: list[dict[str, float]] = []
         self.best: tuple[float, dict[str, Tensor]] | None = None
@@ -91,8 +93,9 @@ class Trainer:
         self._source = {"mixed": self._mixed, **(source or {})}
 
     def run_epoch(self, data: Labelled) -> float:
-        """One epoch over augmented images; the mean loss."""
+        """One epoch over augmented images, drawn by its number and the seed; the mean loss."""
         self.net.train()
+        self.generator.manual_seed((EPOCH_SEEDS * self.settings.seed + self.epoch) % 2**63)
         order = torch.randperm(len(data.label), generator=self.generator, device=self.device)
         total, batches = torch.zeros((), device=self.device), 0
         for image, label in self._batches(data, order):
@@ -187,7 +190,6 @@ class Trainer:
             "best": self.best and self.best[0],
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
-            "generator": self.generator.get_state(),
             "epoch": self.epoch,
             "history": self.history,
         }
@@ -207,7 +209,6 @@ class Trainer:
         self.net.load_state_dict(state["last"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
-        self.generator.set_state(state["generator"].cpu())
         self.epoch, self.history = state["epoch"], state["history"]
         if state["best"] is not None:
             self.best = state["best"], state["weights"]

@@ -40,6 +40,25 @@ class TestTraining:
         for name, value in once.net.state_dict().items():
             torch.testing.assert_close(again.net.state_dict()[name], value, rtol=0, atol=0)
 
+    def test_draws_are_those_of_the_epoch_and_the_seed(self, models):
+        """The state of a generator is of one kind of device; none is in a checkpoint, so that it moves between them."""
+
+        def draws(seed, epoch):
+            trainer = self.trainer(models, self.settings(models, seed=seed))
+            trainer.epoch, seen = epoch, []
+            trainer._backward = lambda image, _: seen.append(image.clone()) or torch.zeros(())
+            trainer.optimizer.step = lambda: None
+            trainer.schedule.step = lambda: None
+            trainer.run_epoch(models("image_data").Labelled(image, label))
+            return seen[0]
+
+        image = torch.randint(256, (16, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        label = torch.arange(16) % 10
+        torch.testing.assert_close(draws(1, 2), draws(1, 2), rtol=0, atol=0)
+        assert not torch.equal(draws(1, 2), draws(1, 1))
+        assert not torch.equal(draws(1, 2), draws(2, 2))
+        assert "generator" not in self.trainer(models, self.settings(models)).state()
+
     @pytest.mark.parametrize(("mixed", "layers"), [(None, "float32"), (False, "float32"), (True, "bfloat16")])
     def test_mixed_precision_on_a_cpu(self, models, pixels, mixed, layers):
         """Where it is asked for, layers compute in bfloat16; weights, thresholds and their gradients stay float32."""
