@@ -21,6 +21,7 @@ import torch
 from activations import activation
 from export import EXPORTERS, difference, export
 from resnet import ResNet
+from stored import check_target
 from torch import Tensor, nn
 from vgg import VGG16
 
@@ -115,6 +116,7 @@ def _shared(given: list[tuple[str, Tensor]], wanted: int) -> list[tuple[str, Ten
 @click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), required=True)
 def main(checkpoint: Path, network: str, levels: int, exporter: str, output: Path) -> None:
     """Write the QCFS network of CHECKPOINT as ONNX, and compare it with PyTorch on random images."""
+    check_target(output)
     try:
         net = load(checkpoint, network, levels)
     except ValueError as error:

@@ -14,6 +14,7 @@ import onnx
 import onnxruntime
 import torch
 from architectures import image_side
+from stored import check_target, written_whole
 from torch import nn
 from trainer import Settings
 
@@ -30,10 +31,12 @@ def export(net: nn.Module, example: torch.Tensor, path: Path, exporter: str) -> 
         example: an input [n, ...] with n > 1.
         path: where to; replaced in one go.
         exporter: one of `EXPORTERS`.
+
+    Raises:
+        click.ClickException: the file cannot be written.
     """
     names = {"input_names": ["image"], "output_names": ["logits"], "opset_version": OPSET[exporter]}
-    half = path.with_name(path.name + ".part")
-    with warnings.catch_warnings():
+    with written_whole(path) as half, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the TorchScript exporter says that it is deprecated
         if exporter == "dynamo":
             free = {"image": {0: torch.export.Dim("N")}}
@@ -51,10 +54,9 @@ def export(net: nn.Module, example: torch.Tensor, path: Path, exporter: str) -> 
                 training=torch.onnx.TrainingMode.PRESERVE,
             )
             model = onnx.load(half)
-    strip(model)
-    onnx.checker.check_model(model, full_check=True)
-    onnx.save(model, half)
-    half.replace(path)
+        strip(model)
+        onnx.checker.check_model(model, full_check=True)
+        onnx.save(model, half)
 
 
 def strip(model: onnx.ModelProto) -> None:
@@ -99,6 +101,7 @@ def trained(checkpoint: Path) -> tuple[nn.Module, Settings]:
 @click.option("--exporter", type=click.Choice(EXPORTERS), default="dynamo", show_default=True)
 def main(checkpoint: Path, output: Path, exporter: str) -> None:
     """Write the network of CHECKPOINT, and compare it with PyTorch on random images."""
+    check_target(output)
     net, settings = trained(checkpoint)
     side = image_side(settings.classes)
     images = torch.randn(32, 3, side, side, generator=torch.Generator().manual_seed(0))

@@ -12,6 +12,7 @@ too, which pays where the processor multiplies matrices of bfloat16 (AMX).
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import time
@@ -24,6 +25,7 @@ from activations import ACTIVATIONS
 from architectures import NETWORKS, image_side
 from image_data import Labelled, class_names, read
 from rich.progress import Progress
+from stored import check_target, written_whole
 from torch import nn
 from trainer import OPTIMIZERS, Settings, Trainer
 
@@ -35,10 +37,16 @@ def split(data: Labelled, held_out: int, seed: int) -> tuple[Labelled, Labelled]
 
 
 def save(state: dict[str, Any], path: Path) -> None:
-    """Write a checkpoint in one go: an interruption leaves the one before."""
-    half = path.with_name(path.name + ".part")
-    torch.save(state, half)
-    half.replace(path)
+    """Write a checkpoint in one go: an interruption leaves the one before.
+
+    Raises:
+        click.ClickException: it cannot be written.
+    """
+    try:
+        with written_whole(path) as half:
+            torch.save(state, half)
+    except RuntimeError as error:  # of torch, where the disk is full
+        raise click.ClickException(f"'{path}' cannot be written: {str(error).splitlines()[0]}") from None
 
 
 def start_from(net: nn.Module, weights: Path) -> None:
@@ -52,6 +60,50 @@ def start_from(net: nn.Module, weights: Path) -> None:
     wrong = [name for name in (*missing, *unknown) if not name.endswith("threshold")]
     if wrong:
         raise click.UsageError(f"'{weights}' holds another network: '{wrong[0]}' does not fit")
+
+
+def run(trainer: Trainer, training: Labelled, held_out: Labelled, output: Path, save_every: int) -> None:
+    """All epochs that are left; checkpoints every so many epochs, at the end, and after Ctrl-C.
+
+    Raises:
+        click.ClickException: training diverges, or a checkpoint cannot be written.
+        click.exceptions.Exit: code 130 after Ctrl-C.
+    """
+    settings, unsaved = trainer.settings, None
+    try:
+        with Progress(transient=True) as bar:
+            task = bar.add_task(settings.network, total=settings.epochs, completed=trainer.epoch)
+            while trainer.epoch < settings.epochs:
+                loss = one_epoch(trainer, training, held_out, output)
+                bar.update(task, completed=trainer.epoch, description=f"{settings.network}: loss {loss:.3f}")
+                unsaved = copy.deepcopy(trainer.state())  # the next epoch changes the tensors
+                if trainer.epoch % save_every == 0 or trainer.epoch == settings.epochs:
+                    save(unsaved, output)
+                    unsaved = None
+    except KeyboardInterrupt:
+        if unsaved is not None:
+            save(unsaved, output)
+        kept = f"run the same command again to go on with '{output}'" if output.exists() else "nothing is kept"
+        click.echo(f"interrupted: {kept}", err=True)
+        raise click.exceptions.Exit(130) from None
+
+
+def one_epoch(trainer: Trainer, training: Labelled, held_out: Labelled, output: Path) -> float:
+    """One epoch and its line in the history; its loss."""
+    begun = time.perf_counter()
+    row = {"loss": trainer.run_epoch(training)}
+    if not trainer.is_finite(row["loss"]):
+        kept = f"; '{output}' holds an earlier epoch" if output.exists() else ""
+        raise click.ClickException(
+            f"training diverged in epoch {trainer.epoch} (loss {row['loss']}): "
+            f"take a smaller --rate and another -o{kept}"
+        )
+    if trainer.settings.validate:
+        row["held out"] = trainer.accuracy(held_out)
+        trainer.keep_best(row["held out"])
+    row["seconds"] = time.perf_counter() - begun
+    trainer.history.append(row)
+    return row["loss"]
 
 
 @click.command(context_settings={"show_default": True})
@@ -96,6 +148,7 @@ def main(
     **options: Any,
 ) -> None:
     """Train a network and write a checkpoint; go on with it if it is there."""
+    check_target(output)
     settings = Settings(classes=int(classes), **options)
     where = torch.device("cuda" if device == "auto" and torch.cuda.is_available() else device.replace("auto", "cpu"))
     try:
@@ -117,25 +170,7 @@ def main(
         click.echo(f"'{output}' goes on after epoch {trainer.epoch} of {settings.epochs}", err=True)
     elif start is not None:
         start_from(trainer.net, start)
-    with Progress(transient=True) as bar:
-        task = bar.add_task(settings.network, total=settings.epochs, completed=trainer.epoch)
-        while trainer.epoch < settings.epochs:
-            begun = time.perf_counter()
-            row = {"loss": trainer.run_epoch(training)}
-            if not trainer.is_finite(row["loss"]):
-                kept = f"; '{output}' holds an earlier epoch" if output.exists() else ""
-                raise click.ClickException(
-                    f"training diverged in epoch {trainer.epoch} (loss {row['loss']}): "
-                    f"take a smaller --rate and another -o{kept}"
-                )
-            if settings.validate:
-                row["held out"] = trainer.accuracy(held_out)
-                trainer.keep_best(row["held out"])
-            row["seconds"] = time.perf_counter() - begun
-            trainer.history.append(row)
-            bar.update(task, completed=trainer.epoch, description=f"{settings.network}: loss {row['loss']:.3f}")
-            if trainer.epoch % save_every == 0 or trainer.epoch == settings.epochs:
-                save(trainer.state(), output)
+    run(trainer, training, held_out, output, save_every)
     if trainer.best is not None:
         trainer.net.load_state_dict(trainer.best[1])
     result = {
