@@ -4,8 +4,9 @@
 
 The published code for QCFS (Bu et al., ICLR 2022) and what was made of it saves state dicts under names of its own:
 ``layer1.0.weight``, ``conv2_x.0.residual_function.0.weight``, thresholds as ``...thresh`` or ``...up`` of shape [1],
-sometimes behind ``module.`` or in an entry ``state_dict``. Names differ from copy to copy, the order of the layers does
-not: layers are matched in order, by what they are and by their shapes. L is in no checkpoint and has to be given.
+sometimes behind ``module.`` or in an entry ``state_dict``, beside options of argparse and numbers of NumPy. Names
+differ from copy to copy, the order of the layers does not: layers are matched in order, by what they are and by their
+shapes. L is in no checkpoint and has to be given.
 
 In files made of torchvision's ResNets both activations of a block share one threshold; each of ours takes it.
 """
@@ -17,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import click
+import stored
 import torch
 from activations import activation
 from export import EXPORTERS, difference, export
 from resnet import ResNet
-from stored import check_target
 from torch import Tensor, nn
 from vgg import VGG16
 
@@ -39,9 +40,13 @@ def load(path: Path, network: str, levels: int) -> nn.Module:
         levels: L, which it was trained with.
 
     Raises:
-        ValueError: the file holds no state dict, or that of another network.
+        ValueError: the file holds no state dict, that of another network, or weights that are no numbers.
     """
-    theirs = state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    found = stored.load(path)
+    if stored.is_trained(found):
+        raise ValueError(f"'{path}' is a checkpoint of models/train.py, which knows its L: take models/export.py")
+    theirs = state_dict(found)
+    stored.check_finite(path, theirs)
     weights = [tensor for tensor in theirs.values() if tensor.ndim >= 2]
     if not weights:
         raise ValueError(f"'{path}' holds no weights")
@@ -63,7 +68,7 @@ def state_dict(found: Any) -> dict[str, Tensor]:
     Raises:
         ValueError: there are none.
     """
-    for key in ("state_dict", "model", "net", "weights"):
+    for key in ("state_dict", "model_state_dict", "model", "net", "weights"):
         if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
             found = found[key]
     if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()):
@@ -116,7 +121,7 @@ def _shared(given: list[tuple[str, Tensor]], wanted: int) -> list[tuple[str, Ten
 @click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), required=True)
 def main(checkpoint: Path, network: str, levels: int, exporter: str, output: Path) -> None:
     """Write the QCFS network of CHECKPOINT as ONNX, and compare it with PyTorch on random images."""
-    check_target(output)
+    stored.check_target(output)
     try:
         net = load(checkpoint, network, levels)
     except ValueError as error:

@@ -14,7 +14,7 @@ import onnx
 import onnxruntime
 import torch
 from architectures import image_side
-from stored import check_target, written_whole
+from stored import check_target, load_trained, written_whole
 from torch import nn
 from trainer import Settings
 
@@ -84,14 +84,17 @@ def trained(checkpoint: Path) -> tuple[nn.Module, Settings]:
     """The network of a checkpoint of `train.py`, in evaluation mode on the CPU, and how it was trained.
 
     Raises:
-        click.UsageError: the file is none.
+        click.UsageError: the file is none, or its weights are not those of its settings.
     """
-    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    if not isinstance(state, dict) or not {"settings", "weights"} <= set(state):
-        raise click.UsageError(f"'{checkpoint}' is no checkpoint of models/train.py: see models/checkpoints.py")
-    settings = Settings(**state["settings"])
-    net = settings.make()
-    net.load_state_dict(state["weights"])
+    try:
+        state = load_trained(checkpoint)
+        settings = Settings(**state["settings"])
+        net = settings.make()
+        net.load_state_dict(state["weights"])
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    except (TypeError, RuntimeError):  # of Settings and load_state_dict
+        raise click.UsageError(f"'{checkpoint}' has settings and weights that do not fit: train it again") from None
     return net.eval(), settings
 
 

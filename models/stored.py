@@ -1,13 +1,72 @@
-"""Files of these scripts: written in one go, to a folder that is looked at before the work."""
+"""Files of these scripts: read without running what is in them, and written whole or not at all."""
 
 from __future__ import annotations
 
+import argparse
+import codecs
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import click
+import numpy as np
+import torch
+from torch import Tensor
+from torch.serialization import safe_globals
+
+_SCALAR = np.float64(0).__reduce__()[0]
+SAFE = [
+    *(argparse.Namespace, codecs.encode, np.dtype),
+    *((_SCALAR, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+    *(type(np.dtype(kind)) for kind in "?bhilqBHILQefd"),
+]
+"""What a file may hold beside tensors and plain values: options of argparse, numbers of NumPy. None of it runs code."""
+
+
+def load(path: Path) -> Any:
+    """What ``torch.save`` wrote, on the CPU.
+
+    Raises:
+        ValueError: the file is none of that, is damaged, or holds something that would have to be run.
+    """
+    try:
+        with safe_globals(SAFE):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise ValueError(f"'{path}' cannot be read: {error.strerror}") from None
+    except Exception as error:  # of a damaged file, or of one of another kind, it may be any
+        found = re.search(r"GLOBAL (\S+)", str(error))
+        if found:
+            raise ValueError(f"'{path}' holds a {found[1]}, which is not read: save net.state_dict()") from None
+        raise ValueError(f"'{path}' is damaged, or not what torch.save writes: save net.state_dict()") from None
+
+
+def load_trained(path: Path) -> dict[str, Any]:
+    """A checkpoint of `train.py`.
+
+    Raises:
+        ValueError: the file is none.
+    """
+    state = load(path)
+    if not is_trained(state):
+        raise ValueError(f"'{path}' is no checkpoint of models/train.py: see models/checkpoints.py")
+    check_finite(path, state["weights"])
+    return state
+
+
+def is_trained(state: Any) -> bool:
+    """Whether this is a checkpoint of `train.py`."""
+    return isinstance(state, dict) and all(isinstance(state.get(key), dict) for key in ("settings", "weights"))
+
+
+def check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Raise a ValueError where a tensor holds something that is no number."""
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise ValueError(f"'{path}': '{name}' is not finite: take a checkpoint from before training diverged")
 
 
 def check_target(path: Path) -> None:

@@ -25,7 +25,7 @@ from activations import ACTIVATIONS
 from architectures import NETWORKS, image_side
 from image_data import Labelled, class_names, read
 from rich.progress import Progress
-from stored import check_target, written_whole
+from stored import check_target, load_trained, written_whole
 from torch import nn
 from trainer import OPTIMIZERS, Settings, Trainer
 
@@ -53,13 +53,21 @@ def start_from(net: nn.Module, weights: Path) -> None:
     """Take what fits by name from another checkpoint of the same network; new thresholds keep their initial value.
 
     Raises:
-        click.UsageError: something other than a threshold is missing, or nothing of it fits.
+        click.UsageError: the file is none, something other than a threshold is missing, or nothing of it fits.
     """
-    found = torch.load(weights, map_location="cpu", weights_only=True)["weights"]
+    found = _trained(weights)["weights"]
     missing, unknown = net.load_state_dict(found, strict=False)
     wrong = [name for name in (*missing, *unknown) if not name.endswith("threshold")]
     if wrong:
         raise click.UsageError(f"'{weights}' holds another network: '{wrong[0]}' does not fit")
+
+
+def _trained(path: Path) -> dict[str, Any]:
+    """A checkpoint of this script, or a click.UsageError."""
+    try:
+        return load_trained(path)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
 
 
 def run(trainer: Trainer, training: Labelled, held_out: Labelled, output: Path, save_every: int) -> None:
@@ -166,7 +174,7 @@ def main(
     source = {"data": everything.digest(), "start": start and hashlib.sha256(start.read_bytes()).hexdigest()}
     trainer = Trainer(settings, where, graph=graph, mixed=mixed, source=source)
     if output.exists():
-        trainer.load(torch.load(output, map_location=where, weights_only=True))
+        trainer.load(_trained(output))
         click.echo(f"'{output}' goes on after epoch {trainer.epoch} of {settings.epochs}", err=True)
     elif start is not None:
         start_from(trainer.net, start)

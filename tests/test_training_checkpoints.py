@@ -4,6 +4,9 @@
 
 from __future__ import annotations
 
+import argparse
+
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from training_cases import models, noise, settle, torch  # noqa: F401 - fixtures
@@ -140,6 +143,31 @@ class TestCheckpoints:
         torch.save({"epoch": 3}, tmp_path / "other.pth")
         with pytest.raises(ValueError, match="no state dict"):
             load(tmp_path / "other.pth", "resnet20", 4)
+
+    @pytest.mark.parametrize("key", ["state_dict", "model_state_dict", "model", "net"])
+    def test_options_and_numbers_beside(self, models, key, tmp_path):
+        """Of argparse and NumPy, as training scripts leave them, in either format of torch.save."""
+        wrapped = {
+            key: self.published(PublishedResNet20, "thresh").state_dict(),
+            "args": argparse.Namespace(lr=0.1, name="x"),
+            "best": [np.float64(91.5), np.float32(0.5), np.int64(3), np.bool_(True)],
+        }
+        for new in (True, False):
+            torch.save(wrapped, tmp_path / "net.pth", _use_new_zipfile_serialization=new)
+            models("checkpoints").load(tmp_path / "net.pth", "resnet20", 4)
+
+    def test_what_is_no_number_is_refused(self, models, tmp_path):
+        theirs = self.published(PublishedResNet20, "thresh").state_dict()
+        theirs["fc.bias"][3] = float("nan")
+        torch.save(theirs, tmp_path / "net.pth")
+        with pytest.raises(ValueError, match=r"net.pth': 'fc.bias' is not finite"):
+            models("checkpoints").load(tmp_path / "net.pth", "resnet20", 4)
+
+    def test_files_of_our_own_training_are_sent_on(self, models, tmp_path):
+        """They know L, and --levels might be another."""
+        torch.save({"settings": {"levels": 8}, "weights": {"a": torch.zeros(3)}}, tmp_path / "net.pt")
+        with pytest.raises(ValueError, match=r"is a checkpoint of models/train.py, which knows its L: take models/exp"):
+            models("checkpoints").load(tmp_path / "net.pt", "resnet20", 4)
 
     def test_another_order_is_refused(self, models):
         theirs = dict(self.published(PublishedResNet20, "up").state_dict())

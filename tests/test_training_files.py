@@ -90,3 +90,69 @@ class TestInterruption:
         assert done.exit_code == 130
         assert "interrupted: nothing is kept" in done.output
         assert list(tmp_path.iterdir()) == []
+
+
+class TestReading:
+    """`train.py` (-o and --start), `export.py` and `checkpoints.py` read by one function."""
+
+    def messages(self, models, pixels, path):
+        """The last line of each command, whose exit code is 2."""
+        target = path.with_name("out")
+        commands = (
+            lambda: train(models, pixels, path),
+            lambda: train(models, pixels, target, "--start", path),
+            lambda: run(models("export"), path, "-o", target),
+            lambda: run(models("checkpoints"), path, "--network", "resnet20", "--levels", 4, "-o", target),
+        )
+        for command in commands:
+            done = command()
+            assert done.exit_code == 2, done
+            yield done.output.strip().splitlines()[-1]
+        assert not target.exists()
+
+    @pytest.mark.parametrize("content", [b"", b"hello there", bytes(range(256))], ids=["empty", "text", "bytes"])
+    def test_what_is_no_file_of_torch(self, models, pixels, content, tmp_path):
+        path = tmp_path / "net.pt"
+        path.write_bytes(content)
+        for line in self.messages(models, pixels, path):
+            assert line == f"Error: '{path}' is damaged, or not what torch.save writes: save net.state_dict()"
+        assert path.read_bytes() == content
+
+    @pytest.mark.parametrize("new", [True, False])
+    def test_half_a_file(self, models, new, tmp_path):
+        torch.save({"a": torch.zeros(1000)}, tmp_path / "net.pt", _use_new_zipfile_serialization=new)
+        content = (tmp_path / "net.pt").read_bytes()
+        (tmp_path / "net.pt").write_bytes(content[: len(content) // 2])
+        with pytest.raises(ValueError, match="is damaged"):
+            models("stored").load(tmp_path / "net.pt")
+
+    def test_a_whole_network(self, models, pixels, tmp_path):
+        path = tmp_path / "net.pt"
+        torch.save(torch.nn.Linear(2, 3), path)
+        for line in self.messages(models, pixels, path):
+            kind = "torch.nn.modules.linear.Linear"
+            assert line == f"Error: '{path}' holds a {kind}, which is not read: save net.state_dict()"
+
+    def test_other_tensors(self, models, pixels, tmp_path):
+        path = tmp_path / "net.pt"
+        torch.save({"a": torch.zeros(2, 3)}, path)
+        *lines, last = self.messages(models, pixels, path)
+        assert set(lines) == {f"Error: '{path}' is no checkpoint of models/train.py: see models/checkpoints.py"}
+        assert "the checkpoint has 1 other tensors" in last
+
+    def test_weights_that_are_no_numbers(self, models, pixels, tmp_path):
+        path = tmp_path / "net.pt"
+        state = models("trainer").Trainer(models("trainer").Settings(), torch.device("cpu")).state()
+        next(iter(state["weights"].values())).fill_(float("inf"))
+        torch.save(state, path)
+        *lines, last = self.messages(models, pixels, path)
+        assert all("'stem.0.weight' is not finite" in line for line in lines)
+        assert "take models/export.py" in last
+
+    @pytest.mark.parametrize("setting", [{"levels": 4, "other": 1}, {"network": "vgg16"}])
+    def test_settings_of_other_weights(self, models, setting, tmp_path):
+        state = models("trainer").Trainer(models("trainer").Settings(), torch.device("cpu")).state()
+        torch.save({**state, "settings": {**state["settings"], **setting, "hidden": 8}}, tmp_path / "net.pt")
+        done = run(models("export"), tmp_path / "net.pt", "-o", tmp_path / "net.onnx")
+        assert done.exit_code == 2
+        assert "has settings and weights that do not fit" in done.output
