@@ -6,13 +6,16 @@ What `read` takes:
 2. a folder with CIFAR-10 as lossless WebP grids, 100 images of 32 x 32 a row (``cifar10_train_0.webp``, ...,
    ``cifar10_test.webp``) and ``cifar10_{train,test}_labels.npy``;
 3. a folder with a sub-folder per part (``train``, ``test``), in it one per class, of images that are resized.
-   Classes are numbered by the sorted names of those in ``train``.
+   Classes are numbered by the sorted names of those in ``train``; hidden files, and those of other kinds, are left out.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,6 +27,8 @@ from torch import Tensor
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of the channels, for pixels in 0..1."""
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".pgm", ".gif", ".tif", ".tiff")
+"""What the files of images are called in a folder per class."""
 
 
 class Labelled(NamedTuple):
@@ -107,21 +112,33 @@ def _checked_labels(path: Path, label: NDArray[np.integer], count: int, classes:
 
 
 def _arrays(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.integer]]:
-    with np.load(path) as arrays:
+    with _damage_named(path):
+        arrays = np.load(path)
+    if isinstance(arrays, np.ndarray):
+        raise ValueError(f"'{path}' is one array without labels; an .npz with x and y is needed")
+    with arrays:
         names = [next((n for n in choice if n in arrays), None) for choice in (("x", "image"), ("y", "label"))]
         if names[0] is None or names[1] is None:
             raise ValueError(f"'{path}' has arrays {', '.join(arrays)}; x or image, and y or label are needed")
-        return arrays[names[0]], arrays[names[1]]
+        with _damage_named(path):
+            return arrays[names[0]], arrays[names[1]]
 
 
 def _grids(path: Path, part: str) -> tuple[NDArray[np.uint8], NDArray[np.integer]]:
     files = sorted(path.glob("cifar10_train_*.webp")) if part == "train" else [path / "cifar10_test.webp"]
+    if not files:
+        raise ValueError(f"'{path}' has no cifar10_train_0.webp beside its labels")
     images = []
     for file in files:
-        grid = np.asarray(Image.open(file).convert("RGB"))
+        grid = np.asarray(_colours(file))
+        if len(grid) % 32 or grid.shape[1] != 3200:
+            raise ValueError(f"'{file}' is {grid.shape[1]} x {len(grid)}; rows of 100 images of 32 x 32 are needed")
         tiles = grid.reshape(len(grid) // 32, 32, 100, 32, 3).transpose(0, 2, 4, 1, 3)
         images.append(tiles.reshape(-1, 3, 32, 32))
-    return np.concatenate(images), np.load(path / f"cifar10_{part}_labels.npy")
+    labels = path / f"cifar10_{part}_labels.npy"
+    with _damage_named(labels):
+        label = np.load(labels)
+    return np.concatenate(images), label
 
 
 def _folder(path: Path, side: int, names: Sequence[str]) -> tuple[NDArray[np.uint8], NDArray[np.integer]]:
@@ -130,14 +147,35 @@ def _folder(path: Path, side: int, names: Sequence[str]) -> tuple[NDArray[np.uin
     unknown = [name for name in found if name not in label]
     if unknown:
         raise ValueError(f"'{path}' has a class '{unknown[0]}' that the training images have not")
-    files = [(file, label[name]) for name in found for file in sorted((path / name).iterdir())]
+    files = [(file, label[name]) for name in found for file in sorted((path / name).glob("[!.]*")) if _is_image(file)]
     if not files:
         raise ValueError(f"'{path}' has no images in sub-folders, one per class")
     images = np.empty((len(files), 3, side, side), np.uint8)
     for row, (file, _) in enumerate(files):
-        with Image.open(file) as image:
-            images[row] = np.asarray(image.convert("RGB").resize((side, side))).transpose(2, 0, 1)
+        images[row] = np.asarray(_colours(file).resize((side, side))).transpose(2, 0, 1)
     return images, np.array([number for _, number in files])
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES and path.is_file()
+
+
+def _colours(path: Path) -> Image.Image:
+    """An image file in RGB, or a ValueError."""
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except (OSError, SyntaxError):  # of Pillow, for what is no image, and for half of one
+        raise ValueError(f"'{path}' cannot be read as an image: take it out") from None
+
+
+@contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
+    """One line for what NumPy cannot read; its own would advise to unpickle."""
+    try:
+        yield
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error):
+        raise ValueError(f"'{path}' is damaged, or no file of arrays") from None
 
 
 def _sub_folders(path: Path) -> list[str]:

@@ -29,9 +29,31 @@ from stored import check_target, load_trained, written_whole
 from torch import nn
 from trainer import OPTIMIZERS, Settings, Trainer
 
+POSITIVE = click.FloatRange(0, min_open=True)
+
+
+def place(device: str) -> torch.device:
+    """The device of that name; ``auto``: a GPU where there is one.
+
+    Raises:
+        click.UsageError: there is no such device.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return torch.zeros(1, device=device).device
+    except (RuntimeError, AssertionError) as error:  # of a name that torch does not know; of a build without CUDA
+        raise click.UsageError(f"--device {device} cannot be used: {str(error).splitlines()[0]}") from None
+
 
 def split(data: Labelled, held_out: int, seed: int) -> tuple[Labelled, Labelled]:
-    """The others, and `held_out` images drawn at random."""
+    """The others, and `held_out` images drawn at random.
+
+    Raises:
+        ValueError: no others are left.
+    """
+    if held_out >= len(data.label):
+        raise ValueError(f"--validate {held_out} leaves none of {len(data.label)} training images: hold fewer out")
     order = torch.randperm(len(data.label), generator=torch.Generator().manual_seed(seed))
     return data.take(order[held_out:]), data.take(order[:held_out])
 
@@ -56,10 +78,15 @@ def start_from(net: nn.Module, weights: Path) -> None:
         click.UsageError: the file is none, something other than a threshold is missing, or nothing of it fits.
     """
     found = _trained(weights)["weights"]
-    missing, unknown = net.load_state_dict(found, strict=False)
-    wrong = [name for name in (*missing, *unknown) if not name.endswith("threshold")]
+    mine = net.state_dict()
+    wrong = [name for name in sorted(found.keys() ^ mine.keys()) if not name.endswith("threshold")]
     if wrong:
         raise click.UsageError(f"'{weights}' holds another network: '{wrong[0]}' does not fit")
+    for name in sorted(found.keys() & mine.keys()):
+        if found[name].shape != mine[name].shape:
+            shapes = f"{list(found[name].shape)} there, {list(mine[name].shape)} here"
+            raise click.UsageError(f"'{weights}' holds another network: '{name}' is {shapes}")
+    net.load_state_dict(found, strict=False)
 
 
 def _trained(path: Path) -> dict[str, Any]:
@@ -118,7 +145,7 @@ def one_epoch(trainer: Trainer, training: Labelled, held_out: Labelled, output: 
 @click.option("--network", type=click.Choice(NETWORKS), default=Settings.network)
 @click.option("--activation", type=click.Choice(ACTIVATIONS), default=Settings.activation)
 @click.option("--levels", type=click.IntRange(1), default=Settings.levels, help="L of QCFS.")
-@click.option("--threshold", type=float, default=Settings.threshold, help="Initial theta, where it is learned.")
+@click.option("--threshold", type=POSITIVE, default=Settings.threshold, help="Initial theta, where it is learned.")
 @click.option("--classes", type=click.Choice(["10", "100", "1000"]), default="10")
 @click.option("--hidden", type=click.IntRange(1), default=Settings.hidden, help="Linear layers of VGG-16.")
 @click.option("--data", type=click.Path(path_type=Path, exists=True), required=True, help="See models/image_data.py.")
@@ -126,8 +153,8 @@ def one_epoch(trainer: Trainer, training: Labelled, held_out: Labelled, output: 
 @click.option("--epochs", type=click.IntRange(1), default=Settings.epochs)
 @click.option("--batch", type=click.IntRange(1), default=Settings.batch)
 @click.option("--optimizer", type=click.Choice(OPTIMIZERS), default=Settings.optimizer)
-@click.option("--rate", type=float, default=Settings.rate, help="Learning rate at the start.")
-@click.option("--decay", type=float, default=Settings.decay, help="Weight decay.")
+@click.option("--rate", type=POSITIVE, default=Settings.rate, help="Learning rate at the start.")
+@click.option("--decay", type=click.FloatRange(0), default=Settings.decay, help="Weight decay.")
 @click.option("--seed", type=int, default=Settings.seed)
 @click.option("--validate", type=click.IntRange(0), default=0, help="Training images held out to choose the epoch.")
 @click.option("--policy/--no-policy", default=True, help="AutoAugment.")
@@ -158,7 +185,7 @@ def main(
     """Train a network and write a checkpoint; go on with it if it is there."""
     check_target(output)
     settings = Settings(classes=int(classes), **options)
-    where = torch.device("cuda" if device == "auto" and torch.cuda.is_available() else device.replace("auto", "cpu"))
+    where = place(device)
     try:
         side = image_side(settings.classes)
         everything = read(data, "train", side, settings.classes)

@@ -171,6 +171,9 @@ class TestTraining:
         train.start_from(tuned.net, tmp_path / "relu.pt")
         theirs = tuned.net.state_dict()
         assert all(torch.equal(theirs[name], value) for name, value in plain.net.state_dict().items())
+        more = models("architectures").make("resnet20", torch.nn.ReLU, 100)
+        with pytest.raises(Exception, match=r"'head.2.bias' is \[10\] there, \[100\] here"):
+            train.start_from(more, tmp_path / "relu.pt")
         vit = models("architectures").make("vit", torch.nn.ReLU, 10)
         with pytest.raises(Exception, match="holds another network"):
             train.start_from(vit, tmp_path / "relu.pt")
@@ -183,7 +186,22 @@ class TestTraining:
         done = runner.invoke(train.main, ["--data", str(pixels), "--batch", "64", "-o", str(tmp_path / "n.pt")])
         assert done.exit_code == 2
         assert "48 training images make no batch of 64" in done.output
+        for options, message in (
+            (["--threshold", 0], "0.0 is not in the range x>0"),
+            (["--rate", -1], "-1.0 is not in the range x>0"),
+            (["--device", "tpu9"], "--device tpu9 cannot be used: "),
+            (["--validate", 48], "--validate 48 leaves none of 48 training images: hold fewer out"),
+        ):
+            done = self.command(models, pixels, tmp_path / "n.pt", *options)
+            assert done.exit_code == 2
+            assert message in done.output
         assert list(tmp_path.iterdir()) == []
+
+    @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+    def test_no_gpu(self, models, pixels, tmp_path):
+        done = self.command(models, pixels, tmp_path / "n.pt", "--device", "cuda")
+        assert done.exit_code == 2
+        assert "--device cuda cannot be used: " in done.output
 
     def test_divergence_stops_and_nothing_broken_is_kept(self, models, pixels, tmp_path):
         arguments = ["--data", pixels, "--batch", 16, "--epochs", 2, "--save-every", 1, "-o", tmp_path / "n.pt"]

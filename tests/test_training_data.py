@@ -88,6 +88,46 @@ class TestData:
         expected = [(0 - 0.485) / 0.229, (1 - 0.456) / 0.224, (128 / 255 - 0.406) / 0.225]
         assert models("image_data").normalised(image).flatten().tolist() == pytest.approx(expected, rel=1e-6)
 
+    @pytest.mark.parametrize("kind", ["npy", "text", "half", "damaged", "objects", "labels"])
+    def test_files_of_another_kind(self, models, pixels, kind, tmp_path):
+        path, content = tmp_path / "a.npz", pixels.read_bytes()
+        if kind == "npy":
+            np.save(tmp_path / "a.npy", np.zeros(3))
+            path = tmp_path / "a.npy"
+        elif kind == "objects":
+            np.savez(path, x=np.zeros((3, 32, 32, 3), np.uint8), y=np.array([0, "one", None], object))
+        elif kind == "labels":
+            Image.new("RGB", (3200, 32)).save(tmp_path / "cifar10_test.webp")
+            path = tmp_path / "cifar10_test_labels.npy"
+            path.write_text("0 1 2")
+        else:
+            damaged = content[:1000] + bytes([content[1000] ^ 255]) + content[1001:]
+            path.write_bytes({"text": b"hello there", "half": content[: len(content) // 2], "damaged": damaged}[kind])
+        message = "is one array without labels" if kind == "npy" else "is damaged, or no file of arrays"
+        with pytest.raises(ValueError, match=f"^'{path}' {message}"):
+            models("image_data").read(tmp_path if kind == "labels" else path, "test")
+
+    def test_what_lies_beside_the_images_of_a_class(self, models, tmp_path):
+        """Other files are left out; what is called an image and is none is named."""
+        folder = tmp_path / "train" / "a"
+        (folder / "more.png").mkdir(parents=True)
+        Image.new("RGB", (32, 32)).save(folder / "1.PNG", "png")
+        for name in (".DS_Store", ".2.png", "notes.txt"):
+            (folder / name).write_text("hello there")
+        assert len(models("image_data").read(tmp_path, "train").label) == 1
+        for content in (b"hello there", (folder / "1.PNG").read_bytes()[:60]):
+            (folder / "2.png").write_bytes(content)
+            with pytest.raises(ValueError, match=r"2.png' cannot be read as an image: take it out"):
+                models("image_data").read(tmp_path, "train")
+
+    def test_grids_of_another_size(self, models, tmp_path):
+        np.save(tmp_path / "cifar10_train_labels.npy", np.zeros(100, np.uint8))
+        with pytest.raises(ValueError, match=r"has no cifar10_train_0.webp beside its labels"):
+            models("image_data").read(tmp_path, "train")
+        Image.new("RGB", (3200, 48)).save(tmp_path / "cifar10_train_0.webp")
+        with pytest.raises(ValueError, match=r"train_0.webp' is 3200 x 48; rows of 100 images of 32 x 32 are needed"):
+            models("image_data").read(tmp_path, "train")
+
     def test_what_is_no_data_is_named(self, models, tmp_path):
         read = models("image_data").read
         with pytest.raises(ValueError, match="has no 'train' images"):
