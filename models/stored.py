@@ -65,7 +65,7 @@ def is_trained(state: Any) -> bool:
 def check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Raise a ValueError where a tensor holds something that is no number."""
     for name, tensor in tensors.items():
-        if not torch.isfinite(tensor).all():
+        if not isinstance(tensor, Tensor) or not torch.isfinite(tensor).all():
             raise ValueError(f"'{path}': '{name}' is not finite: take a checkpoint from before training diverged")
 
 

@@ -46,6 +46,19 @@ def place(device: str) -> torch.device:
         raise click.UsageError(f"--device {device} cannot be used: {str(error).splitlines()[0]}") from None
 
 
+def training_images(data: Path, settings: Settings) -> tuple[str, Labelled, Labelled]:
+    """Digest of all training images, those that are trained on, and those held out, or a ValueError."""
+    images = read(data, "train", image_side(settings.classes), settings.classes)
+    return images.digest(), *split(images, settings.validate, settings.seed)
+
+
+def test_images(data: Path, test: Path | None, settings: Settings) -> Labelled | None:
+    """Those of --test, or of a folder, or none; or a ValueError."""
+    if test is None and data.is_file():
+        return None
+    return read(test or data, "test", image_side(settings.classes), settings.classes, class_names(data))
+
+
 def split(data: Labelled, held_out: int, seed: int) -> tuple[Labelled, Labelled]:
     """The others, and `held_out` images drawn at random.
 
@@ -187,18 +200,14 @@ def main(
     settings = Settings(classes=int(classes), **options)
     where = place(device)
     try:
-        side = image_side(settings.classes)
-        everything = read(data, "train", side, settings.classes)
-        training, held_out = split(everything, settings.validate, settings.seed)
-        judged = None
-        if test is not None or data.is_dir():
-            judged = read(test or data, "test", side, settings.classes, class_names(data)).to(where)
+        digest, training, held_out = training_images(data, settings)
+        judged = test_images(data, test, settings)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     if judged is None:
         click.echo(f"'{data}' holds training images only: without --test no accuracy is measured", err=True)
-    training, held_out = training.to(where), held_out.to(where)
-    source = {"data": everything.digest(), "start": start and hashlib.sha256(start.read_bytes()).hexdigest()}
+    training, held_out, judged = training.to(where), held_out.to(where), judged and judged.to(where)
+    source = {"data": digest, "start": start and hashlib.sha256(start.read_bytes()).hexdigest()}
     trainer = Trainer(settings, where, graph=graph, mixed=mixed, source=source)
     if output.exists():
         trainer.load(_trained(output))

@@ -198,8 +198,11 @@ class Trainer:
         """Go on from `state`.
 
         Raises:
-            click.UsageError: it is the state of another run.
+            click.UsageError: it is the state of another run, or not all of it.
         """
+        missing = sorted(self.state().keys() - state.keys() - {"source"})
+        if missing:
+            raise click.UsageError(f"the checkpoint has no '{missing[0]}' to go on with: name another file with -o")
         mine = {**asdict(self.settings), **self._source}
         # What is newer than the checkpoint had its default there, or is not known.
         found = {**self._source, **asdict(Settings()), **state["settings"], **state.get("source", {})}

@@ -86,6 +86,12 @@ class TestTraining:
         with pytest.raises(Exception, match=r"other settings \(optimizer\)"):
             self.trainer(models, self.settings(models, optimizer="adamw")).load(state)
 
+    def test_a_checkpoint_without_an_optimizer_does_not_go_on(self, models):
+        state = self.trainer(models, self.settings(models)).state()
+        del state["optimizer"]
+        with pytest.raises(Exception, match=r"has no 'optimizer' to go on with: name another file with -o"):
+            self.trainer(models, self.settings(models)).load(state)
+
     def test_goes_on_with_the_same_only(self, models, pixels, tmp_path):
         """Other images, another precision and another start make another run; a line says which, or that it goes on."""
         with np.load(pixels) as arrays:
