@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import codecs
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -17,10 +16,19 @@ import torch
 from torch import Tensor
 from torch.serialization import safe_globals
 
-_SCALAR = np.float64(0).__reduce__()[0]
+
+def _scalar_of(module: str) -> Callable[..., Any]:
+    """What makes a number of NumPy, under the name that it has in files of NumPy 1 or 2."""
+
+    def scalar(*arguments: Any) -> Any:
+        return np.float64(0).__reduce__()[0](*arguments)
+
+    scalar.__module__, scalar.__qualname__ = module, "scalar"
+    return scalar
+
+
 SAFE = [
-    *(argparse.Namespace, codecs.encode, np.dtype),
-    *((_SCALAR, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+    *(argparse.Namespace, np.dtype, _scalar_of("numpy.core.multiarray"), _scalar_of("numpy._core.multiarray")),
     *(type(np.dtype(kind)) for kind in "?bhilqBHILQefd"),
 ]
 """What a file may hold beside tensors and plain values: options of argparse, numbers of NumPy. None of it runs code."""
