@@ -49,7 +49,7 @@ def load(path: Path) -> Any:
         found = re.search(r"GLOBAL (\S+)", str(error))
         if found:
             raise ValueError(f"'{path}' holds a {found[1]}, which is not read: save net.state_dict()") from None
-        raise ValueError(f"'{path}' is damaged, or not what torch.save writes: save net.state_dict()") from None
+        raise ValueError(f"'{path}' is damaged, or not what torch.save writes: name another file") from None
 
 
 def load_trained(path: Path) -> dict[str, Any]:
