@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -219,93 +218,6 @@ class TestLabels:
         np.savez(tmp_path / "l.npz", one=np.arange(3), two=np.arange(3))
         refused(DataError, tmp_path / "l.npz", "one, two", what=x, labels=tmp_path / "l.npz")
         refused(DataError, "gone.npy", "cannot be read", what=x, labels=tmp_path / "gone.npy")
-
-
-class TestOrder:
-    def test_calibration_samples_that_lie_class_by_class_are_mixed(self) -> None:
-        x, labels = numbers(200, 4), np.repeat(np.arange(10), 20)
-        source = open_data((x, labels), FLAT)
-        found = np.array(label_list(source))
-        np.testing.assert_array_equal(np.sort(found), labels)
-        for part in (found[:10], found[:30], found[2::4]):
-            assert np.bincount(part, minlength=10).max() <= 2 * len(part) / 10
-        np.testing.assert_array_equal(np.sort(whole(source)[found == 3], axis=0), np.sort(x[labels == 3], axis=0))
-        assert label_list(open_data((x, labels), FLAT, purpose="evaluation")) == labels.tolist()
-
-    @pytest.mark.parametrize(
-        "labels", [np.arange(60) % 3, np.zeros(60, int), np.random.default_rng(0).integers(0, 3, 60)]
-    )
-    def test_others_stay_as_they_are(self, labels: np.ndarray) -> None:
-        assert label_list(open_data((numbers(60, 4), labels), FLAT)) == labels.tolist()
-
-    def test_one_sample_of_each_class_in_order_is_mixed(self) -> None:
-        """As a folder with an image for each of many classes: the first ones are all alike."""
-        found = np.array(label_list(open_data((numbers(64, 4), np.arange(64)), FLAT)))
-        assert sorted(found) == list(range(64))
-        assert np.histogram(found[:16], 4, (0, 64))[0].max() <= 5
-
-    def test_labels_beside_an_iterable_of_which_a_part_is_taken(self) -> None:
-        labels = np.arange(32) % 4
-        source = open_data(iter([numbers(8, 4)] * 4), FLAT, labels=labels, limit=8)
-        assert label_list(source) == labels[::4].tolist()
-
-    def test_batches_of_a_loader_without_labels(self) -> None:
-        x = numbers(6, 4)
-        np.testing.assert_array_equal(whole(open_data([[x[:3]], (x[3:],)], FLAT)), x)
-
-
-class TestScripts:
-    def test_functions(self, tmp_path: Path) -> None:
-        (tmp_path / "beside.py").write_text("VALUE = 2.0\n")
-        script = tmp_path / "make.py"
-        script.write_text(
-            "import numpy as np\nfrom beside import VALUE\nROWS = 3\n"
-            "def data():\n    return np.full((ROWS, 4), VALUE)\n"
-            "def stream():\n    for _ in range(2):\n        yield {'x': np.ones((ROWS, 4))}\n"
-        )
-        source = open_data(str(script), FLAT)
-        assert whole(source).tolist() == [[2.0] * 4] * 3
-        assert source.description == "make.py:data"
-        assert len(open_data(f"{script}:stream", FLAT)) == 6
-        assert len(open_data(f"{script}:stream", FLAT, limit=2)) == 2
-
-    def test_a_generator_may_import_what_is_beside_it(self, tmp_path: Path) -> None:
-        """Only when it is read; and a class made there finds its module."""
-        (tmp_path / "late.py").write_text("VALUE = 3.0\n")
-        script = tmp_path / "make.py"
-        script.write_text(
-            "from __future__ import annotations\nfrom dataclasses import dataclass\nimport numpy as np\n"
-            "def data():\n    from late import VALUE\n    @dataclass\n    class Row:\n        value: float\n"
-            "    yield np.full((1, 4), Row(VALUE).value)\n"
-        )
-        before = [*sys.path]
-        assert whole(open_data(script, FLAT)).tolist() == [[3.0] * 4]
-        assert sys.path == before
-        assert not list(tmp_path.glob("__pycache__/make*"))
-
-    def test_a_path_from_a_script(self, tmp_path: Path) -> None:
-        np.save(tmp_path / "d.npy", numbers(2, 4))
-        script = tmp_path / "make.py"
-        script.write_text(f"def data():\n    return {str(tmp_path / 'd.npy')!r}\n")
-        assert len(open_data(script, FLAT)) == 2
-
-    def test_refusals(self, tmp_path: Path) -> None:
-        script = tmp_path / "make.py"
-        script.write_text(
-            "def data():\n    raise KeyError('lost')\n"
-            "def lazy():\n    yield 1 / 0\n"
-            "def leave():\n    raise SystemExit(0)\n"
-            f"def again():\n    return {str(script)!r}\n"
-            "def short():\n    import numpy as np\n    return np.zeros((2, 3))\n"
-        )
-        refused(DataError, "make.py", "KeyError", "lost", what=str(script))
-        refused(DataError, "make.py:lazy", "ZeroDivisionError", what=f"{script}:lazy")
-        refused(DataError, "make.py:leave", "SystemExit", what=f"{script}:leave")
-        refused(DataError, "make.py:nothing", "no function 'nothing'", what=f"{script}:nothing")
-        refused(DataError, "make.py:short", "[2, 3]", what=f"{script}:short")
-        refused(DataError, "make.py:again", what=f"{script}:again")
-        script.write_text("def data(:\n")
-        refused(DataError, "make.py", "SyntaxError", what=str(script))
 
 
 class TestBatches:
