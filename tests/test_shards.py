@@ -141,13 +141,14 @@ class TestMemory:
         np.savez(tmp_path / "d.npz", x=x, y=np.arange(100))
         np.save(tmp_path / "d.npy", x)
         for what in (x, {"x": x}, tmp_path / "d.npz", tmp_path / "d.npy"):
-            taken = whole(open_data(what, FLAT, limit=count))[:, 0]
+            taken = whole(open_data(what, FLAT, limit=count, purpose="evaluation"))[:, 0]  # in the order of the data
             assert len(set(taken)) == count
+            assert set(whole(open_data(what, FLAT, limit=count))[:, 0]) == set(taken)
             steps = np.diff([*taken, 100])
             assert taken[0] == 0
             assert set(steps) <= {100 // count, -(-100 // count)}
         (tmp_path / "d.npy").unlink()
-        assert label_list(open_data(tmp_path, FLAT, limit=count)) == [*taken]
+        assert label_list(open_data(tmp_path, FLAT, limit=count, purpose="evaluation")) == [*taken]
         parts = [x[:60], x[60:]]
         assert whole(open_data(parts, FLAT, limit=count))[:, 0].tolist() == list(range(count))
 
