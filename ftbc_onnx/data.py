@@ -200,11 +200,13 @@ def holds_images(what: Any) -> bool:
     if isinstance(what, tuple) and len(what) == 2:
         what = what[0]
     folder = Path(what) if isinstance(what, (str, os.PathLike)) else None
-    return folder is not None and folder.is_dir() and _is_of_images(folder)
+    return folder is not None and folder.is_dir() and image_list.has_images(folder)
 
 
-def _is_of_images(folder: Path) -> bool:
-    return (folder / image_list.LABELS_FILE).is_file() or bool(image_list.find_images(folder))
+def spread(source: DataSource, count: int | None) -> DataSource:
+    """So many samples, evenly over the whole; all of them if there are no more, or for None."""
+    there = len(source)
+    return source if count is None or count >= there else source.subset(evenly(there, count))
 
 
 def _labelled(source: _Source, labels: npt.ArrayLike | os.PathLike[str], where: str) -> _Source:
@@ -277,7 +279,7 @@ def _open_path(path: Path, where: str, inputs: tuple[InputSpec, ...], options: P
     place = f"{where} {path}"
     listed = (path / image_list.LABELS_FILE).is_file()
     files = sorted(file for file in path.glob("[!.]*") if file.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
-    if listed or (path.is_dir() and image_list.find_images(path)):
+    if path.is_dir() and image_list.has_images(path):
         if files and not listed:
             raise DataError(f"{place}: the folder holds images and {files[0].name}: put them into separate folders")
         if len(inputs) != 1:

@@ -39,6 +39,7 @@ from ftbc_onnx.network_size import count_neurons
 from ftbc_onnx.plan import SpikingPlan, SpikingSite
 from ftbc_onnx.preprocessing import Preprocessing
 from ftbc_onnx.runtime import Device, Session, choose_device
+from ftbc_onnx.sample_order import middles
 from ftbc_onnx.spiking_file import read_spiking
 
 CAUSES = ("weights", "silent", "clipping", "bias", "timing", "rounding")
@@ -285,7 +286,7 @@ def diagnose_file(
     source = file.open(data, preprocessing, "diagnosis", input_specs(original.model))
     count = min(SAMPLES if samples is None else samples, len(source))
     if count:
-        source = source.subset(np.floor((np.arange(count) + 0.5) * len(source) / count).astype(np.int64))
+        source = source.subset(middles(len(source), count))
     where = choose_device(device)
     neurons = sum(count_neurons(network, source, where).values())
     wanted = batch_size or max(_ELEMENTS // max(neurons, 1), 1)

@@ -14,7 +14,7 @@ import numpy as np
 from ftbc_onnx.batching import Batching, choose_batching, static_batch
 from ftbc_onnx.config import check_margin, check_positive, check_whole
 from ftbc_onnx.counting import count, counted_names, site_counts, total_counts
-from ftbc_onnx.data import DataSource
+from ftbc_onnx.data import DataSource, spread
 from ftbc_onnx.early_exit import decisions, steps_used
 from ftbc_onnx.errors import ConfigError, DataError, ModelError
 from ftbc_onnx.graph.emit.unrolled import Readout
@@ -32,7 +32,6 @@ from ftbc_onnx.plan import SpikingPlan
 from ftbc_onnx.preprocessing import Preprocessing
 from ftbc_onnx.results import EarlyExit, EvaluationResult, SiteActivity
 from ftbc_onnx.runtime import Device, Session, choose_device
-from ftbc_onnx.sample_order import evenly
 from ftbc_onnx.shards import KEPT
 from ftbc_onnx.spiking_file import read_spiking
 
@@ -280,9 +279,7 @@ def evaluate_file(
             "(it gives the same outputs), or run it with ftbc_onnx.StepRunner"
         )
     where = choose_device(device, threads)
-    source = file.open(data, preprocessing)
-    if samples is not None and samples < len(source):
-        source = source.subset(evenly(len(source), samples))
+    source = spread(file.open(data, preprocessing), samples)
     static = static_batch(input_specs(file.model))
     batching = choose_batching(
         batch_size, static, source, samples, "evaluation", neurons=file.neurons, cores=where.cores

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from ftbc_onnx.errors import DataError
@@ -21,13 +21,20 @@ SEPARATORS = (",", ";", "\t")
 
 def find_images(folder: Path) -> list[str]:
     """All image files under `folder` as sorted relative paths; links are followed, hidden ones left out."""
-    names = []
+    return sorted(_images(folder))
+
+
+def has_images(folder: Path) -> bool:
+    """Whether there is one, or a table of them."""
+    return (folder / LABELS_FILE).is_file() or any(True for _ in _images(folder))
+
+
+def _images(folder: Path) -> Iterator[str]:
     for place, folders, files in os.walk(folder, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith(".") and not _leads_up(Path(place) / name)]
         inside = Path(place).relative_to(folder)
         images = (name for name in files if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES)
-        names += [(inside / name).as_posix() for name in images if (Path(place) / name).is_file()]
-    return sorted(names)
+        yield from ((inside / name).as_posix() for name in images if (Path(place) / name).is_file())
 
 
 def _leads_up(folder: Path) -> bool:
@@ -61,8 +68,9 @@ def list_images(folder: Path, where: str) -> tuple[list[str], list[int] | None]:
             "%s: the folder '%s' has no images, and counts as class %d of %d all the same: move it away if it is none",
             *(where, empty[0], number[empty[0]], len(classes)),
         )
-    if all(name.isdecimal() for name in classes) and classes != sorted(classes, key=int):
-        late = next(name for name, usual in zip(classes, sorted(classes, key=int), strict=True) if name != usual)
+    in_order = sorted(classes, key=int) if all(name.isdecimal() for name in classes) else classes
+    if classes != in_order:
+        late = next(name for name, usual in zip(classes, in_order, strict=True) if name != usual)
         log.warning(
             "%s: classes are numbered by the folders' names as text, so '%s' is class %d (--labels gives others)",
             *(where, late, number[late]),

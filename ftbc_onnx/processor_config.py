@@ -88,9 +88,7 @@ def _transformers(config: Mapping[str, Any], where: str) -> dict[str, Any]:
     kind = _kind(config)
     if kind and kind not in SQUARE:
         raise _unlike(where, f"processors of the kind {kind} work in their own way")
-    left_out = [
-        name for names in _needed(kind, config) if not any(name in config for name in names) for name in names[:1]
-    ]
+    left_out = [names[0] for names in _needed(kind, config) if not config.keys() & set(names)]
     if left_out:
         raise ConfigError(
             f"{where} leaves out {', '.join(left_out)}, which a {kind} processor then chooses itself: add it, or give "

@@ -23,6 +23,7 @@ from ftbc_onnx.neurons import NeuronSpec
 from ftbc_onnx.plan import SpikingPlan
 from ftbc_onnx.rules import CalibrationRule
 from ftbc_onnx.runtime import Device, Session
+from ftbc_onnx.sample_order import middles
 
 HELD_BACK = 4
 """One sample of this many is held back."""
@@ -126,7 +127,7 @@ def split(source: DataSource, samples: int, multiple: int = 1) -> tuple[DataSour
     if there < max(FEWEST, held + multiple):
         return source, None
     numbers = np.arange(there)
-    back = np.unique(np.floor((np.arange(held) + 0.5) * there / held).astype(np.int64))
+    back = np.unique(middles(there, held))
     return source.subset(np.setdiff1d(numbers, back)), source.subset(back)
 
 

@@ -151,7 +151,7 @@ def _where(report: Report, evaluation: Mapping[str, Any]) -> list[str]:
     if last[largest] < SMALL:
         return [
             f"No site stands out: mean gaps at T are at most {_share(last[largest])}. What is left is the error of "
-            f"single neurons, which gets smaller with {_finer(report)}a larger -T."
+            f"single neurons, which gets smaller with {_finer(report)}."
         ]
     first = next((i for i, gap in enumerate(last) if gap > last[largest] / 2), largest)
     text = f"The gap at T is largest at site {largest + 1} of {len(names)}, '{names[largest]}': {_share(last[largest])}"
@@ -162,14 +162,14 @@ def _where(report: Report, evaluation: Mapping[str, Any]) -> list[str]:
 
 
 def _finer(report: Report) -> str:
-    """What else helps than more steps, if it was not asked for or ruled out."""
+    """What helps: what was not asked for or ruled out, and more steps."""
     synchronous, options = report["synchronous"] is not None, report["options"]
     neuron = "group" if synchronous else "signed-group"
     found = [] if options["binary"] else [f"more levels (--neuron {neuron} --levels K)"]
     one_level = report["neuron"].partition(",")[0] in BINARY and not synchronous
     if one_level and report["fittable_layers"] and not options["refit"]:
         found.append("--refit")
-    return "".join(f"{what}, " for what in found[:-1]) + f"{found[-1]} or " if found else ""
+    return f"{', '.join(found)} or a larger -T" if found else "a larger -T"
 
 
 def _share(gap: float) -> str:
@@ -209,11 +209,9 @@ def _higher(options: Mapping[str, Any]) -> str:
     """Thresholds that clip less than those of the options."""
     if options["threshold"] == "max":
         return "more calibration samples (--calib-samples)"
-    return (
-        "a higher --percentile, or --threshold max"
-        if options["threshold"] == "percentile"
-        else ("--threshold percentile or max")
-    )
+    if options["threshold"] == "percentile":
+        return "a higher --percentile, or --threshold max"
+    return "--threshold percentile or max"
 
 
 def _known(sites: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

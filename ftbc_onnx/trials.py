@@ -13,10 +13,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
 from ftbc_onnx.config import ConvertConfig
-from ftbc_onnx.data import DataSource
+from ftbc_onnx.data import DataSource, spread
 from ftbc_onnx.errors import DataError, FtbcError
 from ftbc_onnx.evaluate import run_ann
 from ftbc_onnx.job import Job, Progress
@@ -25,7 +23,7 @@ from ftbc_onnx.plan import SpikingPlan
 from ftbc_onnx.planning import JUDGING, make_plan
 from ftbc_onnx.preprocessing import Preprocessing
 from ftbc_onnx.remedies import Changes, spelled
-from ftbc_onnx.sample_order import evenly
+from ftbc_onnx.sample_order import middles
 from ftbc_onnx.selection import Judge, Trial, split
 
 log = logging.getLogger("ftbc_onnx")
@@ -76,7 +74,7 @@ def try_changes(
             "hold some back, which judge what is tried: give more"
         )
     count = min(len(held), max(JUDGING // static, 1) * static)
-    held = held.subset(np.floor((np.arange(count) + 0.5) * len(held) / count).astype(np.int64))
+    held = held.subset(middles(len(held), count))
     if options.batch_size is not None:
         options = replace(options, batch_size=min(options.batch_size, options.calib_samples, len(fit)))
     trials = [_judge(replace(first, config=options), "as it was", fit, held)]
@@ -95,7 +93,7 @@ def try_changes(
 
 def _judge(job: Job, what: str, fit: DataSource, held: DataSource) -> Trial:
     """Convert on as many of the samples to fit to as the options say, judge on those held back."""
-    part = fit.subset(evenly(len(fit), min(job.config.calib_samples, len(fit))))
+    part = spread(fit, job.config.calib_samples)
     plan = make_plan(replace(job, calibration=part)).plan
     batching = job.batching(held)
     output = next(name for name in job.network.view.output_names if name in job.network.temporal)

@@ -48,7 +48,7 @@ class Arrivals:
     view: GraphView
     spiking: frozenset[str]
     fired: Mapping[str, Callable[[], Tally]]
-    otherwise: Callable[[str], Tally]
+    otherwise: Callable[[str], str]
     made: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -69,14 +69,14 @@ class Arrivals:
     def _of(self, x: str) -> str:
         node = self.view.producers.get(x)
         if node is None or x not in self.spiking:
-            return self.tallies.written(self.otherwise(x))
+            return self.otherwise(x)
         if node.op_type in _SUMS:
             return self._sum(node)
         if node.op_type in ("Mul", "Div"):
             a, c = node.input if node.input[0] in self.spiking else reversed(node.input)
             return self.builder.op("Mul", self.at(a), emit_nonzero(self.builder, c))
         if node.input[0] not in self.spiking:
-            return self.tallies.written(self.otherwise(x))
+            return self.otherwise(x)
         if node.op_type in _SAME:
             return self.at(node.input[0])
         if node.op_type in _MOVES or (node.op_type == "Pad" and _constant(node)):
@@ -85,7 +85,7 @@ class Arrivals:
             return self._over_axes(node, x)
         if node.op_type == "AveragePool" and not attributes(node).get("ceil_mode", 0):
             return self._over_windows(node)
-        return self.tallies.written(self.otherwise(x))
+        return self.otherwise(x)
 
     def _copy(self, node: onnx.NodeProto) -> dict[str, str]:
         """The node on n instead of what is read; a Pad fills up with 0."""

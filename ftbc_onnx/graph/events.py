@@ -47,8 +47,12 @@ def emit_batch(builder: GraphBuilder, model: onnx.ModelProto) -> str:
     given = {tensor.name for tensor in model.graph.initializer}
     first = next(value.name for value in model.graph.input if value.name not in given)
     with builder.scope("count"):
-        axis = builder.op("Gather", builder.op("Shape", first), builder.integers(0), axis=0)
-        return builder.op("Cast", axis, to=onnx.TensorProto.DOUBLE)
+        return emit_length(builder, first, 0, onnx.TensorProto.DOUBLE)
+
+
+def emit_length(builder: GraphBuilder, x: str, axis: int, kind: int) -> str:
+    """How long an axis of a tensor is, [1]."""
+    return builder.op("Cast", builder.op("Gather", builder.op("Shape", x), builder.integers(axis)), to=kind)
 
 
 class Events:
@@ -117,6 +121,7 @@ def count_events(recorder: Recorder, plan: SpikingPlan, events: Events, tallies:
         return
     batch = emit_batch(builder, recorder.model)
     channels: dict[str, str] = {}
+    kind, steps = onnx.TensorProto.FLOAT, [plan.steps]
     for site in plan.sites:
 
         def mean(step: Step, count: Callable[[SpikingSite, Step], Tally], site: SpikingSite = site) -> str:
@@ -125,21 +130,13 @@ def count_events(recorder: Recorder, plan: SpikingPlan, events: Events, tallies:
             if (site.rank or 0) < 3:
                 return tallies.mean(tally)
             if site.name not in channels:
-                channels[site.name] = _length(builder, events_name(plan, site, step))
+                channels[site.name] = emit_length(builder, events_name(plan, site, step), 1, kind)
             return builder.op("Div", tallies.mean(Tally.of(tallies.over_channels(tally))), channels[site.name])
 
         def neurons(step: Step, site: SpikingSite = site) -> str:
             size = builder.op("Cast", builder.op("Size", events_name(plan, site, step)), to=onnx.TensorProto.DOUBLE)
             return builder.reshape(builder.op("Div", size, batch), (1,))
 
-        kind, steps = onnx.TensorProto.FLOAT, [plan.steps]
         recorder.per_step(events_count_name(site.name), kind, steps, partial(mean, count=events.sent))
         recorder.per_step(binary_count_name(site.name), kind, steps, partial(mean, count=events.binary))
         recorder.once(neurons_name(site.name), onnx.TensorProto.DOUBLE, [1], neurons)
-
-
-def _length(builder: GraphBuilder, x: str) -> str:
-    """How long axis 1 of a tensor is, [1]."""
-    return builder.op(
-        "Cast", builder.op("Gather", builder.op("Shape", x), builder.integers(1)), to=onnx.TensorProto.FLOAT
-    )

@@ -38,7 +38,7 @@ from ftbc_onnx.graph.arrivals import Arrivals
 from ftbc_onnx.graph.builder import GraphBuilder
 from ftbc_onnx.graph.classes import WEIGHTED
 from ftbc_onnx.graph.emit.unrolled import events_name, spikes_name
-from ftbc_onnx.graph.events import Events, emit_batch, emit_nonzero
+from ftbc_onnx.graph.events import Events, emit_batch, emit_length, emit_nonzero
 from ftbc_onnx.graph.layers import Layer, Layers, Reads, find_layers
 from ftbc_onnx.graph.recorder import Recorder, Step
 from ftbc_onnx.graph.tally import Tallies, Tally
@@ -98,9 +98,7 @@ class _Counter:
         self.events = {spikes_name(site.name, t): events_name(self.plan, site, t) for site, t in coded}
         self.places = {events_name(self.plan, site, t): (site, t) for site, t in pairs}
         fired = {spikes_name(s.name, t): partial(self.sent.binary, s, t) for s, t in pairs}
-        self.arrivals = Arrivals(
-            self.tallies, self.view, self.layers.spiking, fired, lambda x: self._nonzero(self._sent(x))
-        )
+        self.arrivals = Arrivals(self.tallies, self.view, self.layers.spiking, fired, self._otherwise)
 
     def write(self) -> None:
         """What was counted, summed over layers, per sample."""
@@ -191,6 +189,10 @@ class _Counter:
             self.events.update(self.builder.copy(node, rename, "/sent"))
         return self.events[read]
 
+    def _otherwise(self, x: str) -> str:
+        """1 where what was sent at a tensor is not 0."""
+        return self.tallies.written(self._nonzero(self._sent(x)))
+
     def _nonzero(self, x: str) -> Tally:
         """1 where a tensor is not 0."""
         if x in self.places:
@@ -204,9 +206,7 @@ class _Counter:
 
     def _length(self, x: str, axis: int) -> str:
         if (x, axis) not in self.lengths:
-            builder = self.builder
-            found = builder.op("Gather", builder.op("Shape", x), builder.integers(axis), axis=0)
-            self.lengths[x, axis] = self._double(found)
+            self.lengths[x, axis] = emit_length(self.builder, x, axis, onnx.TensorProto.DOUBLE)
         return self.lengths[x, axis]
 
     def _double(self, x: str) -> str:

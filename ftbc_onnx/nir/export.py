@@ -11,6 +11,7 @@ from typing import Any
 
 from ftbc_onnx.batching import choose_batching, static_batch
 from ftbc_onnx.config import check_positive
+from ftbc_onnx.data import spread
 from ftbc_onnx.errors import ConfigError, ModelError
 from ftbc_onnx.graph.files import input_specs
 from ftbc_onnx.graph.plain_layers import Layer
@@ -23,7 +24,6 @@ from ftbc_onnx.nir.measure import measure
 from ftbc_onnx.plan import SpikingPlan
 from ftbc_onnx.preprocessing import Preprocessing
 from ftbc_onnx.runtime import choose_device
-from ftbc_onnx.sample_order import evenly
 from ftbc_onnx.spiking_file import SpikingFile, read_spiking
 from ftbc_onnx.whole import check_target, written_whole
 
@@ -88,9 +88,7 @@ def export_nir(
         return report
     where, source = choose_device(device), None
     if eval_data is not None:  # opened before anything is written, for the ANN: a file of one step has more inputs
-        source = replace(file, model=original.model).open(eval_data, preprocessing)
-        if samples is not None and samples < len(source):
-            source = source.subset(evenly(len(source), samples))
+        source = spread(replace(file, model=original.model).open(eval_data, preprocessing), samples)
         static = static_batch(input_specs(original.model))
         batching = choose_batching(batch_size, static, source, samples, "evaluation", neurons=file.neurons)
     with _written(network, plan, found.layers, soft_reset, path) as partial:
