@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -11,6 +10,7 @@ from typing import Any
 
 from ftbc_onnx.config import ConvertConfig
 from ftbc_onnx.diagnosis import Diagnosis, SiteDiagnosis
+from ftbc_onnx.shell import joined
 
 SMALL = 0.05
 """An output error up to here is small: no site is accused."""
@@ -71,10 +71,10 @@ def spelled(changes: Changes) -> str:
         elif isinstance(value, bool):
             words.append(flag if value else f"--no-{flag[2:]}")
         elif isinstance(value, tuple):
-            words += [word for entry in value for word in (flag, shlex.quote(entry))]
+            words += [word for entry in value for word in (flag, entry)]
         else:
             words += [flag, f"{value:g}" if isinstance(value, float) else str(value)]
-    return " ".join(words)
+    return joined(words)
 
 
 def suspects(diagnosis: Diagnosis) -> list[SiteDiagnosis]:

@@ -31,10 +31,11 @@ _CPU = "CPUExecutionProvider"
 _CUDA = "CUDAExecutionProvider"
 _NEWEST = re.compile(r"support for domain ai\.onnx is till opset (\d+)")
 _NO_ROOM = re.compile(
-    r"Failed to allocate memory(?: for requested buffer of size (\d+))?|bad_alloc|out of memory|STATUS_ALLOC_FAILED",
+    r"Failed to allocate memory(?: for requested buffer of size (\d+))?|bad[_ ]alloc|out of memory|STATUS_ALLOC_FAILED",
     re.IGNORECASE,
 )
-_PLACE = re.compile(r"/\S*onnxruntime/core/\S+:\d+ .*?\)(?= [A-Z])")  # file, line and C++ signature of a function
+_PLACE = re.compile(r"(?:/|[A-Z]:\\)\S*onnxruntime[/\\]core[/\\]\S+:\d+ .*?\)(?= [A-Z])")
+"""File, line and C++ signature of a function."""
 
 
 @dataclass(frozen=True)
@@ -181,6 +182,7 @@ class Session:
             DeviceError: the device's provider is not active in the session.
             OutOfMemoryError: there is too little memory.
         """
+        self._files = contextlib.ExitStack()  # what `__del__` closes
         options = ort.SessionOptions()
         options.log_severity_level = 4
         options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
@@ -190,10 +192,12 @@ class Session:
         level = ort.GraphOptimizationLevel
         options.graph_optimization_level = level.ORT_ENABLE_ALL if optimise else level.ORT_DISABLE_ALL
         try:
-            with loadable(model) as source, _quiet() if device.on_gpu else contextlib.nullcontext():
-                what = str(source) if isinstance(source, Path) else source
+            source = self._files.enter_context(loadable(model))
+            what = str(source) if isinstance(source, Path) else source
+            with _quiet() if device.on_gpu else contextlib.nullcontext():
                 self._session = ort.InferenceSession(what, options, providers=list(device.providers))
         except Exception as error:  # onnxruntime raises a family of its own, with no public base
+            self._files.close()
             newest = _NEWEST.search(str(error))
             why = _first_line(error)
             if newest is not None:
@@ -209,6 +213,11 @@ class Session:
         self.device = device
         self.input_names: list[str] = [value.name for value in self._session.get_inputs()]
         self.output_names: list[str] = [value.name for value in self._session.get_outputs()]
+
+    def __del__(self) -> None:
+        """Delete the file of a large model, once nobody has it mapped."""
+        self._session = None
+        self._files.close()
 
     def run(self, feeds: Mapping[str, np.ndarray], outputs: Sequence[str] | None = None) -> dict[str, np.ndarray]:
         """Run once; returns the outputs by name.

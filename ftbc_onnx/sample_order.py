@@ -13,7 +13,7 @@ _FEW = 32
 
 def evenly(there: int, count: int) -> Array:
     """Numbers of `count` samples, every so many-th of those that are there."""
-    return np.arange(count) * there // count
+    return np.arange(count, dtype=np.int64) * there // count
 
 
 def middles(there: int, count: int) -> Array:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-import tempfile
+import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,9 +37,14 @@ def written_whole(path: Path) -> Iterator[Path]:
     """Where to write what is to stand at `path`: in a temporary folder beside it, from which it is then renamed.
 
     Files beside it in that folder go first. Whatever is raised, Ctrl-C too, the folder is gone and `path` as it was.
+    The folder is none of `tempfile`, whose folders are private: on Windows a file keeps that when it is renamed.
     """
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-        partial = Path(folder) / path.name
+    folder = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    folder.mkdir()
+    try:
+        partial = folder / path.name
         yield partial
-        for part in sorted(Path(folder).iterdir(), key=lambda p: p == partial):
+        for part in sorted(folder.iterdir(), key=lambda p: p == partial):
             os.replace(part, path.with_name(part.name))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

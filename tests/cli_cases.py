@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -57,10 +58,11 @@ def data(tmp_path: Path) -> Path:
     return tmp_path / "data.npz"
 
 
-def run_module(*arguments: object) -> Call:
-    """`python -m ftbc_onnx ARGUMENTS` in a process of its own."""
+def run_module(*arguments: object, encoding: str = "utf-8") -> Call:
+    """`python -m ftbc_onnx ARGUMENTS` in a process of its own, whose stdout and stderr have this encoding."""
     command = [sys.executable, "-m", "ftbc_onnx", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    there = {**os.environ, "PYTHONIOENCODING": encoding}
+    done = subprocess.run(command, capture_output=True, encoding=encoding, env=there, timeout=120, check=False)
     return Call(done.returncode, done.stdout, done.stderr)
 
 

@@ -13,7 +13,7 @@ import ftbc_onnx
 ROOT = Path(ftbc_onnx.__file__).parent
 
 ROOMS = {
-    "words": ("errors", "sink", "whole"),
+    "words": ("errors", "sink", "whole", "shell"),
     "physics": (
         "neurons",
         "config",

@@ -5,9 +5,12 @@
 from __future__ import annotations
 
 import json
+import os
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
+import click
 import onnx
 import pytest
 from cli_cases import Call, Caller, ann, call, data, fails, run_module  # noqa: F401 - fixtures
@@ -189,3 +192,25 @@ class TestNames:
         assert f"{name}.onnx: 3 sites" in done.out
         assert f"12 samples of {name}.npz in 1" in done.out
         assert f"wrote {model.with_name(name)}.snn_T2.onnx" in done.out
+
+    def test_in_letters_that_stdout_does_not_have(self, ann: Path) -> None:
+        """As on Windows, where what is redirected has the letters of a code page."""
+        model = ann.rename(ann.with_name("\N{CYRILLIC SMALL LETTER EM}.onnx"))
+        done = run_module("inspect", model, encoding="cp1252")
+        assert (done.code, done.err) == (0, "")
+        assert "\\u043c.onnx" in done.out
+
+    def test_patterns_are_no_names_of_files(self, call: Caller, ann: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """On Windows click would put every file that a pattern fits in its place."""
+
+        class Windows:
+            name = "nt"
+
+            def __getattr__(self, name: str) -> Any:
+                return getattr(os, name)
+
+        monkeypatch.chdir(ann.parent)
+        plain = call("inspect", ann, "--exclude", "n*")
+        monkeypatch.setattr(click.core, "os", Windows())
+        assert call("inspect", ann, "--exclude", "n*") == plain
+        assert plain.code == 0

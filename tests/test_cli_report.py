@@ -99,6 +99,13 @@ class TestReport:
             call("report", saved), 2, "no report of a conversion by this version (a measured site without 'rate_range')"
         )
 
+    @pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig"])
+    def test_as_powershell_redirects_it(self, call: Caller, saved: Path, encoding: str) -> None:
+        plain = call("report", saved)
+        saved.write_text(saved.read_text(), encoding=encoding)
+        assert call("report", saved) == plain
+        assert plain.code == 0
+
     def test_a_network_is_none(self, call: Caller, snn: Path) -> None:
         fails(call("report", snn), 2, "is no JSON")
 
@@ -109,9 +116,9 @@ class TestReport:
         monkeypatch.setattr(page, "find_spec", lambda _: None)
         target = ann.with_name("o.onnx")
         done = call("convert", ann, "--calib-data", data, "-o", target, "--report", ann.with_name("r.html"))
-        fails(done, 2, "takes matplotlib and jinja2: pip install 'ftbc-onnx[report]'")
+        fails(done, 2, 'takes matplotlib and jinja2: pip install "ftbc-onnx[report]"')
         assert not target.exists()
-        fails(call("report", saved, "-o", ann.with_name("r.html")), 2, "pip install 'ftbc-onnx[report]'")
+        fails(call("report", saved, "-o", ann.with_name("r.html")), 2, 'pip install "ftbc-onnx[report]"')
         assert call("report", saved).code == 0
 
     @pytest.mark.parametrize(

@@ -135,7 +135,7 @@ def test_without_a_runtime_the_file_is_written_and_the_report_says_what_to_insta
 def test_without_nir_nothing_is_written(snn: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "nir", None)
     monkeypatch.delitem(sys.modules, "ftbc_onnx.nir.translate", raising=False)
-    with pytest.raises(ConfigError, match=r"pip install 'ftbc-onnx\[nir\]'"):
+    with pytest.raises(ConfigError, match=r'pip install "ftbc-onnx\[nir\]"'):
         export_nir(snn, soft_reset=True)
     assert not snn.with_suffix(".nir").exists()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from ftbc_onnx.errors import DataError, FtbcError, ModelError
 from ftbc_onnx.evaluate import evaluate_file
 from ftbc_onnx.graph import files
 from ftbc_onnx.graph.files import input_specs, load, load_snn, loadable, save
+from ftbc_onnx.runtime import Session
 
 
 def refused(model: object, *parts: str) -> None:
@@ -187,6 +189,18 @@ class TestExternalData:
         (tmp_path / "net.onnx.data").unlink()
         refused(path, "keeps weights in 'net.onnx.data', which is not beside it", f"to '{tmp_path}'")
 
+    @pytest.mark.parametrize("linked", [("net.onnx", "net.onnx.data"), ("net.onnx.data",)])
+    def test_behind_links_are_read(self, tmp_path: Path, linked: tuple[str, ...]) -> None:
+        """Hugging Face's cache is a folder of links to files that are called by their digests."""
+        path = external(tmp_path)
+        whole = load(path)
+        (tmp_path / "blobs").mkdir()
+        for name in linked:
+            (tmp_path / name).rename(tmp_path / "blobs" / f"{len(name)}abc")
+            (tmp_path / name).symlink_to(f"blobs/{len(name)}abc")
+        again = load(path)
+        assert (again.digest, again.model) == (whole.digest, whole.model)
+
     def test_truncated_are_refused(self, tmp_path: Path) -> None:
         path = external(tmp_path)
         data = tmp_path / "net.onnx.data"
@@ -248,6 +262,55 @@ class TestSave:
             assert isinstance(source, Path)
             assert plain(onnx.load(source)) == plain(heavy())
         assert not source.parent.exists()
+
+    def test_what_a_session_has_mapped_is_there_as_long_as_the_session(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(files, "_PROTOBUF_LIMIT", 1000)
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+        session = Session(heavy())
+        (folder,) = tmp_path.iterdir()
+        assert sorted(p.name for p in folder.iterdir()) == ["model.onnx", "model.onnx.data"]
+        x = numbers(2, 20)
+        np.testing.assert_array_equal(session.run({"x": x})["y"], run(heavy(), {"x": x})["y"])
+        del session
+        assert not list(tmp_path.iterdir())
+
+    def test_nothing_is_left_of_a_model_that_is_not_taken(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(files, "_PROTOBUF_LIMIT", 1000)
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+        model = heavy()
+        model.graph.node[1].op_type = "Unheard"
+        with pytest.raises(ModelError, match="does not take the model"):
+            Session(model)
+        assert not list(tmp_path.iterdir())
+
+
+class TestVersion:
+    """Writers put the newest IR version that they know into a file, and an older runtime refuses it for that alone."""
+
+    def test_one_that_the_opset_does_not_ask_for_is_lowered(self, tmp_path: Path) -> None:
+        model = residual()
+        model.ir_version = onnx.IR_VERSION
+        onnx.save(model, tmp_path / "net.onnx")
+        for given in (model, tmp_path / "net.onnx", model.SerializeToString()):
+            assert load(given).model.ir_version == 10
+        assert model.ir_version == onnx.IR_VERSION
+
+    @pytest.mark.parametrize("version", [7, 10])
+    def test_others_stay(self, version: int) -> None:
+        model = residual()
+        model.ir_version = version
+        assert load(model).model is model
+
+    def test_one_that_the_opset_asks_for_stays(self) -> None:
+        opset = onnx.defs.onnx_opset_version()
+        needed = helper.find_min_ir_version_for([helper.make_opsetid("", opset)])
+        model = parse("g (float[N,4] x) => (float[N,4] y) { y = Relu(x) }", opset=opset)
+        model.ir_version = onnx.IR_VERSION
+        assert load(model).model.ir_version == max(needed, 10)
 
 
 class TestLoadSnn:

@@ -291,7 +291,7 @@ class TestTables:
 
 def test_without_the_libraries(report: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page, "find_spec", lambda name: None if name == "jinja2" else object())
-    with pytest.raises(ConfigError, match=r"takes jinja2: pip install 'ftbc-onnx\[report\]'"):
+    with pytest.raises(ConfigError, match=r'takes jinja2: pip install "ftbc-onnx\[report\]"'):
         page.write_page(report, tmp_path / "out.html")
     assert not (tmp_path / "out.html").exists()
 

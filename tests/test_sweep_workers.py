@@ -129,6 +129,23 @@ if __name__ == "__main__":
 """
 
 
+HALF_AN_ARGUMENT = """
+import time
+from ftbc_onnx.sweep.workers import Processes
+
+def main():
+    workers = Processes(2)
+    for _ in range(3):
+        workers.submit(len, bytes(50_000_000))
+    time.sleep(0.05)
+    workers.stop()
+    print("stopped")
+
+if __name__ == "__main__":
+    main()
+"""
+
+
 def test_nothing_of_a_pool_is_left_when_it_is_stopped() -> None:
     """A thread of it that is still at work when the program ends may break it, after its last word."""
     before = set(threading.enumerate())
@@ -143,6 +160,19 @@ def test_nothing_of_a_pool_is_left_when_it_is_stopped() -> None:
     assert not any(process.is_alive() for process in processes)
     assert all(future.done() for future in asleep)
     workers.stop()  # a second time does nothing
+
+
+def test_a_pool_that_is_stopped_while_it_hands_over_an_argument(tmp_path: Path) -> None:
+    """Half of it is in the pipe, and nobody reads the rest: Python 3.10 would wait for ever."""
+    script = tmp_path / "argument.py"
+    script.write_text(HALF_AN_ARGUMENT)
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.stdout, done.stderr) == ("stopped\n", "")
+
+
+def test_as_many_processes_as_windows_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert [Processes(count).slots for count in (2, 61, 62, 128)] == [2, 61, 61, 61]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="stops a process by a POSIX signal")

@@ -93,7 +93,7 @@ class Package:
     def missing(self) -> str | None:
         """What has to be installed; None: nothing."""
         there = importlib.util.find_spec(self.module) is not None
-        return None if there else f"pip install 'ftbc-onnx[portability]', for the module {self.module}"
+        return None if there else f'pip install "ftbc-onnx[portability]", for the module {self.module}'
 
     def version(self) -> str:
         """The package's version."""

@@ -6,6 +6,7 @@ Exit codes are those of `ftbc_onnx.errors`: 0 success, 2 options, 3 model, 4 dat
 
 from __future__ import annotations
 
+import errno
 import sys
 
 import click
@@ -25,8 +26,10 @@ INTERRUPTED = "interrupted: nothing is half-written, and nothing is kept to go o
 
 def main() -> None:
     """Entry point of ``ftbc-onnx``: one line and an exit code for every error that is not a bug."""
+    if hasattr(sys.stdout, "reconfigure"):  # a name that the terminal, or a file on Windows, has no letters for
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        cli.main(standalone_mode=False)
+        cli.main(standalone_mode=False, windows_expand_args=False)  # a pattern of --exclude names no files
     except click.exceptions.Abort:
         _fail(INTERRUPTED, InterruptError.exit_code)
     except click.ClickException as error:
@@ -41,6 +44,8 @@ def main() -> None:
     except BrokenPipeError:
         sys.exit(0)
     except OSError as error:
+        if sys.platform == "win32" and error.errno == errno.EINVAL and error.filename is None:
+            sys.exit(0)  # how Windows says that the pipe is closed
         _fail(f"{error.strerror or error}" + (f": '{error.filename}'" if error.filename else ""), ModelError.exit_code)
     except MemoryError as error:
         _fail(f"out of memory: {error}", ConfigError.exit_code)

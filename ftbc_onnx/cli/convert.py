@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from ftbc_onnx.page import check_libraries, check_page, write_page
 from ftbc_onnx.pipeline import convert as convert_model
 from ftbc_onnx.pipeline import default_output
 from ftbc_onnx.report import print_conversion
+from ftbc_onnx.shell import joined
 from ftbc_onnx.whole import check_target
 
 
@@ -127,7 +127,7 @@ def convert(
             progress=progress,
         )
     written = result.save(target)
-    report = {**result.report, "command": shlex.join(["ftbc-onnx", *sys.argv[1:]]), "output": str(written)}
+    report = {**result.report, "command": joined(["ftbc-onnx", *sys.argv[1:]]), "output": str(written)}
     if page is not None:
         write_page(report, page)
     if as_json:

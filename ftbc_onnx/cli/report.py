@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO
 
 import click
 
@@ -24,11 +24,11 @@ NEEDED = {
 
 
 @click.command()
-@click.argument("report", type=click.File(encoding="utf-8"))
+@click.argument("report", type=click.File("rb"))
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write the page to this .html file.")
 @click.option("--png", type=click.Path(path_type=Path, file_okay=False), help="Write the figures to this folder.")
 @click.option("-v", "--verbose", is_flag=True, help="More detail in the terminal.")
-def report(*, report: TextIO, output: Path | None, png: Path | None, verbose: bool) -> None:
+def report(*, report: BinaryIO, output: Path | None, png: Path | None, verbose: bool) -> None:
     """Show REPORT, what `convert --json` printed (- reads it from stdin): tables here, or a page and pictures.
 
     \b
@@ -65,8 +65,8 @@ def _of_this_version(name: str) -> Iterator[None]:
         ) from error
 
 
-def read_report(file: TextIO) -> dict[str, Any]:
-    """The report in a JSON file.
+def read_report(file: BinaryIO) -> dict[str, Any]:
+    """The report in a JSON file, in UTF-8 or as PowerShell writes what is redirected (UTF-16, or with a mark in front).
 
     Raises:
         ConfigError: it is something else.

@@ -26,6 +26,7 @@ from ftbc_onnx.whole import written_whole
 OLDEST = 9
 """The oldest opset that is read."""
 
+_KNOWN = 10  # the IR version that onnxruntime 1.20 knows
 _PROTOBUF_LIMIT = weights.LIMIT
 _PAGE = 4096  # tensors start at multiples of it, so that a runtime can map them
 _MARK = "ftbc_onnx.version"
@@ -54,7 +55,7 @@ def load(model: str | os.PathLike[str] | bytes | onnx.ModelProto) -> SourceModel
         ModelError: it is missing, empty, no ONNX, invalid, too old or too new, or its external data are not beside it.
     """
     if isinstance(model, onnx.ModelProto):
-        source = SourceModel(model, model.graph.name or "model", _digest(model))
+        source = SourceModel(_of_known_version(model), model.graph.name or "model", _digest(model))
     elif isinstance(model, bytes):
         source = SourceModel(_parse(model, "the bytes given"), "model", hashlib.sha256(model).hexdigest())
     else:
@@ -102,10 +103,25 @@ def _read(model_path: str | os.PathLike[str]) -> SourceModel:
             for block in iter(lambda: stream.read(1 << 22), b""):
                 digest.update(block)
     try:
-        external_data_helper.load_external_data_for_model(model, str(path.parent))
+        _load_external(model, path.parent)
     except (ValueError, OSError, onnx.checker.ValidationError) as error:
         raise ModelError(f"the external data of '{path}' cannot be read: {_short(error)}") from error
     return SourceModel(model, str(path), digest.hexdigest(), path)
+
+
+def _load_external(model: onnx.ModelProto, folder: Path) -> None:
+    """As onnx does it, which since 1.18 reads no links: Hugging Face's cache is made of them."""
+    for tensor in external_data_helper._get_all_tensors(model):
+        if not external_data_helper.uses_external_data(tensor):
+            continue
+        beside = folder
+        location = next(entry for entry in tensor.external_data if entry.key == "location")
+        part = folder / location.value
+        if part.parent == folder and part.is_symlink():  # nothing outside the folder is read but what it links to
+            beside, location.value = part.resolve().parent, part.resolve().name
+        external_data_helper.load_external_data_for_tensor(tensor, str(beside))
+        tensor.data_location = onnx.TensorProto.DEFAULT
+        del tensor.external_data[:]
 
 
 def _parse(raw: bytes, what: str) -> onnx.ModelProto:
@@ -118,6 +134,7 @@ def _parse(raw: bytes, what: str) -> onnx.ModelProto:
         raise ModelError(f"{what} is no ONNX file, or a truncated one: export the model again") from error
     if not model.graph.node and not model.graph.output:
         raise ModelError(f"{what} is no ONNX file: it holds no graph")
+    model.ir_version = _known_version(model)
     return model
 
 
@@ -127,6 +144,26 @@ def _external_files(model: onnx.ModelProto) -> list[str]:
         if external_data_helper.uses_external_data(tensor):
             found[external_data_helper.ExternalDataInfo(tensor).location] = None
     return list(found)
+
+
+def _known_version(model: onnx.ModelProto) -> int:
+    """The IR version of a model, or one that older runtimes know, too, if its opset asks for no newer one.
+
+    Writers put the newest version that they know into a file, whatever is in it.
+    """
+    needed = helper.find_min_ir_version_for(list(model.opset_import), ignore_unknown=True)
+    return int(min(model.ir_version, max(needed, _KNOWN)))
+
+
+def _of_known_version(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model itself, or a copy that differs in its version; over 2 GB it has to stay what it is."""
+    version = _known_version(model)
+    if model.ir_version == version or weights.exceeds(model, _PROTOBUF_LIMIT):
+        return model
+    work = onnx.ModelProto()
+    work.CopyFrom(model)
+    work.ir_version = version
+    return work
 
 
 def _check(source: SourceModel) -> None:
@@ -222,11 +259,14 @@ def _write(model: onnx.ModelProto, path: Path) -> None:
 
 @contextmanager
 def loadable(model: onnx.ModelProto) -> Iterator[bytes | Path]:
-    """The model as a runtime takes it: bytes, or over 2 GB the path of a temporary file with external data."""
+    """The model as a runtime takes it: bytes, or over 2 GB the path of a temporary file with external data.
+
+    The runtime may keep that file mapped, and Windows deletes none that is: leave when the session is gone.
+    """
     if not weights.exceeds(model, _PROTOBUF_LIMIT):
         yield model.SerializeToString(deterministic=True)
         return
-    with tempfile.TemporaryDirectory(prefix="ftbc-onnx-") as folder:
+    with tempfile.TemporaryDirectory(prefix="ftbc-onnx-", ignore_cleanup_errors=True) as folder:
         path = Path(folder) / "model.onnx"
         _write(model, path)
         yield path

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-INSTALL = "pip install 'torch>=2.6,<2.14' loguru && pip install --no-deps spikingjelly nirtorch"
+INSTALL = 'pip install "torch>=2.6,<2.14" loguru && pip install --no-deps spikingjelly nirtorch'
 """What brings the runtimes; ``--no-deps`` because SpikingJelly asks for torchvision, torchaudio and more."""
 
 

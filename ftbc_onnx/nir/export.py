@@ -141,7 +141,7 @@ def _written(
 
         from ftbc_onnx.nir.translate import translate  # noqa: PLC0415
     except ImportError as error:
-        raise ConfigError(f"export to NIR takes the package nir ({error}): pip install 'ftbc-onnx[nir]'") from error
+        raise ConfigError(f'export to NIR takes the package nir ({error}): pip install "ftbc-onnx[nir]"') from error
     graph = translate(network, plan, layers, soft_reset)
     with ExitStack() as stack:
         with _writing(path):

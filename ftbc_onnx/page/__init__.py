@@ -27,7 +27,7 @@ def check_libraries() -> None:
     """
     missing = [name for name in LIBRARIES if find_spec(name) is None]
     if missing:
-        raise ConfigError(f"an HTML report takes {' and '.join(missing)}: pip install 'ftbc-onnx[report]'")
+        raise ConfigError(f'an HTML report takes {" and ".join(missing)}: pip install "ftbc-onnx[report]"')
 
 
 def check_page(target: Path, option: str) -> None:

@@ -31,7 +31,7 @@ class RayWorkers:
         try:
             import ray  # noqa: PLC0415  # heavy, and an extra
         except ImportError as error:
-            raise ConfigError("--ray needs the extra 'ray': pip install 'ftbc-onnx[ray]'") from error
+            raise ConfigError('--ray needs the extra ray: pip install "ftbc-onnx[ray]"') from error
         if address is not None:
             _knock(address)
         self._ray = ray

@@ -6,11 +6,18 @@ All of them take a function and arguments that can be pickled, and give a `concu
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import get_context
 from typing import Any, Protocol
+
+_MOST = 61
+"""Processes that a pool can wait for on Windows."""
+
+_PATIENCE = 3.0
+"""Seconds for a pool to notice that its processes are gone; newer Pythons close that end themselves, and only once."""
 
 
 class Workers(Protocol):
@@ -49,8 +56,8 @@ class Processes:
     """Processes of this machine, each started afresh (spawn)."""
 
     def __init__(self, count: int) -> None:
-        self.slots = count
-        self._pool = ProcessPoolExecutor(count, get_context("spawn"), initializer=_die_when_interrupted)
+        self.slots = min(count, _MOST) if sys.platform == "win32" else count
+        self._pool = ProcessPoolExecutor(self.slots, get_context("spawn"), initializer=_die_when_interrupted)
 
     def submit(self, function: Callable[..., Any], /, *arguments: Any) -> Future[Any]:
         """Have it called in some process."""
@@ -63,16 +70,21 @@ class Processes:
         One that is ended while it hands over a result leaves half of it in the pipe, and the pool would wait for the
         other half for ever: it holds the pipe's other end open itself. So that is closed. Where a program ends while
         the pool's thread clears up, Python writes to a pipe that this thread may just have closed, and prints an
-        exception after everything else: so the thread is waited for.
+        exception after everything else: so the thread is waited for. In Python 3.10 it waits in turn for an argument to
+        be handed over, if that had begun, and nobody reads it: there the end from which the processes read is closed.
         """
         running = list((self._pool._processes or {}).values())  # all of this is gone once the pool is shut down
-        results, thread = self._pool._result_queue, self._pool._executor_manager_thread
+        calls, results = self._pool._call_queue, self._pool._result_queue  # type: ignore[attr-defined]
+        thread = self._pool._executor_manager_thread
         self._pool.shutdown(wait=False, cancel_futures=True)
         for process in running:
             process.kill()
         if results is not None:
             results._writer.close()  # type: ignore[attr-defined]
         if thread is not None:
+            thread.join(_PATIENCE)  # type: ignore[attr-defined]
+            if thread.is_alive():  # type: ignore[attr-defined]
+                calls._reader.close()
             thread.join()  # type: ignore[attr-defined]
 
 
