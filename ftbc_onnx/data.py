@@ -22,7 +22,7 @@ import numpy.typing as npt
 from ftbc_onnx import image_list, images
 from ftbc_onnx.data_script import call, running, script_of
 from ftbc_onnx.errors import ConfigError, DataError, FtbcError
-from ftbc_onnx.preprocessing import Array, Layout, Preprocessing
+from ftbc_onnx.preprocessing import Array, Layout, Preprocessing, known_preprocessing
 from ftbc_onnx.sample_order import evenly, in_runs, mixed
 from ftbc_onnx.shards import Arrays, Load, Shard, Shards, Spool
 
@@ -169,9 +169,7 @@ def open_data(
         what, labels = what
     if limit is not None and limit < 1:
         raise ConfigError(f"limit {limit} cannot be used: give a positive number of samples")
-    if preprocessing is not None and not isinstance(preprocessing, Preprocessing):
-        raise ConfigError(f"preprocessing is {preprocessing!r}: it must be an ftbc_onnx.Preprocessing")
-    options = preprocessing or Preprocessing()
+    options = known_preprocessing(preprocessing)
     most = limit if labels is None else None  # as many samples as there are labels
     opening = partial(_open, inputs=tuple(inputs), options=options, limit=most, shared=shared)
     where = f"{purpose} data"

@@ -264,7 +264,7 @@ def diagnose_file(
         model: path of the spiking network.
         ann: path of the ANN.
         data: anything that `ftbc_onnx.data.open_data` takes; labels are not looked at.
-        preprocessing: None: what the network was calibrated with, as its metadata say.
+        preprocessing: what it sets goes before what the network was calibrated with (`SpikingFile.open`).
         batch_size: samples per run; None: so many that the run takes a few GB at most.
         samples: samples used, at most; None: `SAMPLES`. They are spread over the data.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.

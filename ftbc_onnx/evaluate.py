@@ -242,7 +242,7 @@ def evaluate_file(
     samples: int | None = None,
     device: str = "auto",
     threads: int | None = None,
-    label_offset: int = 0,
+    label_offset: int | None = None,
     early_exit: float | None = None,
     counting: bool = True,
     progress: Callable[[str, int, int], None] = lambda *_: None,
@@ -253,12 +253,12 @@ def evaluate_file(
         model: path of the spiking network, or its bytes.
         data: evaluation data, anything that `ftbc_onnx.data.open_data` takes.
         ann: path of the ANN it was made from, or its bytes, for agreement and gaps.
-        preprocessing: None: what the network was calibrated with, as its metadata say.
+        preprocessing: what it sets goes before what the network was calibrated with (`SpikingFile.open`).
         batch_size: samples per run; None: so many that a run is fast, 128 at most.
         samples: samples to use, at most; spread over the data.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         threads: of onnxruntime, per session; None: as many as there are cores.
-        label_offset: added to every label.
+        label_offset: added to every label; None: what was added in the conversion.
         early_exit: margin at which a sample stops early; None: not looked at.
         counting: whether events and synaptic operations are counted too.
         progress: called after each batch with the stage, the samples done and all samples.
@@ -271,8 +271,8 @@ def evaluate_file(
             check_positive(option, value)
     if early_exit is not None:
         check_margin(early_exit)
-    label_offset = check_whole("label_offset", label_offset)
     file = read_spiking(model)
+    label_offset = file.label_offset if label_offset is None else check_whole("label_offset", label_offset)
     if file.form == "step":
         raise ModelError(
             f"{file.called} is in the step form, whose state the caller keeps: evaluate one in another form "

@@ -107,6 +107,10 @@ class Preprocessing:
         """
         return cls(**read_processor_config(path))
 
+    def over(self, other: Preprocessing) -> Preprocessing:
+        """What is set here, and of `other` what is not."""
+        return replace(other, **{f.name: value for f in fields(self) if (value := getattr(self, f.name)) is not None})
+
     def for_arrays(self, whole: bool) -> Preprocessing:
         """Without what only image files have; `whole` numbers that are changed get the scale that pixels have."""
         scale = PIXELS if whole and self.arithmetic and self.scale is None else self.scale
@@ -116,6 +120,13 @@ class Preprocessing:
     def for_images(self) -> bool:
         """Whether something is set that only image files have."""
         return any(value is not None for value in (self.resize, self.crop, self.color, self.resample))
+
+
+def known_preprocessing(value: Preprocessing | None) -> Preprocessing:
+    """What was given, or for None one that sets nothing; ConfigError for what is none."""
+    if value is not None and not isinstance(value, Preprocessing):
+        raise ConfigError(f"preprocessing is {value!r}: it must be an ftbc_onnx.Preprocessing")
+    return value or Preprocessing()
 
 
 def _size(name: str, value: Any) -> int | tuple[int, int] | None:

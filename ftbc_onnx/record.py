@@ -39,6 +39,7 @@ def record_of(job: Job, planned: Planned, emitted: Emitted) -> dict[str, Any]:
         "data_digest": "" if data is None else data.digest(),
         "random_data": job.random,
         "preprocessing": {} if prepared is None else prepared.preprocessing.as_dict(),
+        "label_offset": job.label_offset,
     }
 
 

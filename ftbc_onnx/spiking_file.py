@@ -5,19 +5,19 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ftbc_onnx.config import ConvertConfig
 from ftbc_onnx.data import DataSource, InputSpec, open_data
-from ftbc_onnx.errors import ConfigError, ModelError
+from ftbc_onnx.errors import ModelError
 from ftbc_onnx.graph.emit.unrolled import Readout
 from ftbc_onnx.graph.files import SourceModel, input_specs, load, load_snn
 from ftbc_onnx.graph.prepare import prepare
 from ftbc_onnx.graph.provenance import read_plan, read_record
 from ftbc_onnx.graph.sites import Network
 from ftbc_onnx.plan import SpikingPlan
-from ftbc_onnx.preprocessing import Preprocessing
+from ftbc_onnx.preprocessing import PIXELS, Preprocessing, known_preprocessing
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,14 @@ class SpikingFile:
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """What was done to its calibration data."""
-        return Preprocessing.from_dict(json.loads(self.record.get("preprocessing", "{}")))
+        """What was done to its calibration data; of image files without the scale that they get anyway."""
+        done = Preprocessing.from_dict(json.loads(self.record.get("preprocessing", "{}")))
+        return replace(done, scale=None) if done.for_images and done.scale == PIXELS else done
+
+    @property
+    def label_offset(self) -> int:
+        """What was added to the labels of its evaluation data."""
+        return int(self.record.get("label_offset", "0"))
 
     @property
     def neurons(self) -> int:
@@ -74,23 +80,21 @@ class SpikingFile:
         purpose: str = "evaluation",
         inputs: Sequence[InputSpec] | None = None,
     ) -> DataSource:
-        """Data for it (or for `inputs`), prepared as the calibration data were if `preprocessing` is None.
+        """Data for it (or for `inputs`), prepared as the calibration data were, but for what `preprocessing` sets.
+
+        One that sets nothing is for data that are ready: they are taken as they are.
+        Where those were image files, arrays leave out what only image files have, and whole numbers get the scale of
+        pixels, as beside images in a conversion.
 
         Raises:
             DataError: they do not fit the network.
             ConfigError: they cannot be prepared like this.
         """
         specs = input_specs(self.model) if inputs is None else inputs
-        if preprocessing is not None:
-            return open_data(data, specs, preprocessing, purpose=purpose)
-        try:
-            return open_data(data, specs, self.preprocessing, purpose=purpose)
-        except ConfigError as error:
-            remembered = json.loads(self.record.get("preprocessing", "{}"))
-            raise ConfigError(
-                f"{error} (this is how the network was calibrated, as its metadata say: {remembered}; for data of "
-                "another kind, state how they are to be prepared, --scale 1 for data that are ready)"
-            ) from error
+        done, given = self.preprocessing, known_preprocessing(preprocessing)
+        wanted = given if preprocessing == Preprocessing() else given.over(done)
+        shared = done.for_images and not given.for_images
+        return open_data(data, specs, wanted, purpose=purpose, shared=shared)
 
     def ann(self, model: str | os.PathLike[str] | bytes) -> tuple[SourceModel, Network]:
         """The ANN it was made from (a path, or its bytes), as it was read and normalised.

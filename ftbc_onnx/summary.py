@@ -50,13 +50,7 @@ def summarise(report: Report) -> list[str]:
         sentences.append("It was calibrated on random data, so none of this means anything: give --calib-data.")
     if report["evaluated_on"] == "calibration data":
         sentences.append("These are calibration samples, which is too kind: add --eval-data for figures to rely on.")
-    ann = evaluation["ann_accuracy"]
-    if ann is not None and ann < DOUBTFUL:
-        sentences.append(
-            f"The ANN itself has only {ann:.1f} % on these data. If it should have more, look at the preprocessing "
-            "(--scale, --mean, --std, --color, --layout), at --label-offset, and at the order of class folders before "
-            "anything else."
-        )
+    sentences += doubts(evaluation["ann_accuracy"])
     if not evaluation.get("finite", True):
         sentences.append(
             "Outputs are not finite (NaN or infinite) on these data, so nothing is said of their error: look at the "
@@ -65,6 +59,17 @@ def summarise(report: Report) -> list[str]:
     if _distance(evaluation) <= CLOSE:
         return [*sentences, *_good(report, evaluation)]
     return [*sentences, *_where(report, evaluation), *_steps(report, evaluation), *_causes(report)]
+
+
+def doubts(ann: float | None) -> list[str]:
+    """What to look at first where the ANN itself has few right decisions (percent, None if that is not known)."""
+    if ann is None or ann >= DOUBTFUL:
+        return []
+    return [
+        f"The ANN itself has only {ann:.1f} % on these data. If it should have more, look at the preprocessing "
+        "(--scale, --mean, --std, --color, --layout), at --label-offset, and at the order of class folders before "
+        "anything else."
+    ]
 
 
 def has_biases(report: Report) -> bool:

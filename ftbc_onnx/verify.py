@@ -133,7 +133,7 @@ def verify_file(
         data: samples for it, anything that `ftbc_onnx.data.open_data` takes; None: random numbers.
         original: the file as `convert` wrote it, whose metadata have the plan, if `model` is what another tool has made
             of it. Only outputs after T steps are compared then.
-        preprocessing: None: what the network was calibrated with, as its metadata say.
+        preprocessing: what it sets goes before what the network was calibrated with (`SpikingFile.open`).
         samples: samples compared, at most (with a fixed batch, one batch).
 
     Raises:

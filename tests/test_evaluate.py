@@ -331,10 +331,12 @@ def test_arrays_for_a_network_that_was_calibrated_on_images(tmp_path: Path) -> N
         Image.fromarray((image[0] * 255).astype(np.uint8)).save(tmp_path / f"{number:02}.png")
     result = convert(RELU, tmp_path, preprocessing=Preprocessing(color="gray"), steps=2)
     snn = result.save(tmp_path / "snn.onnx")
-    with pytest.raises(ConfigError, match=r"this is how the network was calibrated.*--scale 1 for data that are ready"):
-        evaluate_file(snn, TEST)
-    judged, _ = evaluate_file(snn, TEST, preprocessing=Preprocessing(scale=1.0))
-    assert judged.accuracy is not None
+    expected, _ = evaluate_file(snn, TEST, ann=RELU, preprocessing=Preprocessing())
+    judged, _ = evaluate_file(snn, TEST, ann=RELU)
+    assert judged.ann_accuracy == expected.ann_accuracy > 95
+    assert judged.accuracy == expected.accuracy
+    with pytest.raises(ConfigError, match="resize, crop and color work on image files, not on arrays"):
+        evaluate_file(snn, TEST, preprocessing=Preprocessing(crop=8))
 
 
 def test_outputs_of_the_ann_may_be_more_than_memory_should_hold(

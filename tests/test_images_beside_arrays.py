@@ -35,6 +35,22 @@ class TestImagesBesideArrays:
         assert result.evaluation.ann_accuracy == both.evaluation.ann_accuracy
         np.testing.assert_allclose(result.evaluation.output_gap, both.evaluation.output_gap, rtol=1e-3)
         assert result.report["preprocessing"]["resize"] == 8
+        again, _ = evaluate_file(result.model.SerializeToString(), (arrays, labels), ann=RELU)
+        assert again.ann_accuracy == result.evaluation.ann_accuracy
+        np.testing.assert_allclose(again.output_gap, result.evaluation.output_gap, rtol=1e-5)
+
+    def test_an_option_for_arrays_goes_before_what_was_recorded_and_leaves_the_rest(self, folder: Path) -> None:
+        images, labels = digits("test", 24)
+        pixels = np.repeat((images * 255).astype(np.uint8), 2, axis=0).transpose(0, 2, 3, 1)
+        file = convert(RELU, folder, eval_data=(folder, labels), preprocessing=self.OPTIONS, steps=2)
+        model = file.model.SerializeToString()
+        judged, _ = evaluate_file(
+            model, (pixels, np.repeat(labels, 2)), ann=RELU, preprocessing=Preprocessing(layout="NHWC")
+        )
+        assert judged.ann_accuracy == file.evaluation.ann_accuracy
+        np.testing.assert_allclose(judged.output_gap, file.evaluation.output_gap, rtol=1e-3)
+        wrong, _ = evaluate_file(model, (folder, labels), ann=RELU, preprocessing=Preprocessing(std=(5.0,)))
+        assert wrong.output_gap != file.evaluation.output_gap
 
     def test_images_judge_what_arrays_calibrated(self, folder: Path) -> None:
         images, labels = digits("test", 24)

@@ -13,6 +13,7 @@ from ftbc_onnx.cli.screen import log, print_json, progress_bars, report_console,
 from ftbc_onnx.cli.values import preprocessing_of
 from ftbc_onnx.diagnosis import SAMPLES, diagnose_file
 from ftbc_onnx.errors import ConfigError
+from ftbc_onnx.preprocessing import Preprocessing
 from ftbc_onnx.remedies import remedies, to_try, verdict
 from ftbc_onnx.report_diagnosis import print_diagnosis
 from ftbc_onnx.selection import Trial
@@ -85,7 +86,7 @@ def diagnose(
                 replace(converted, device=device),
                 ann,
                 calib_data,
-                preprocessing=preprocessing or file.preprocessing,
+                preprocessing=(preprocessing or Preprocessing()).over(file.preprocessing),
                 progress=progress,
             )
     if as_json:

@@ -7,12 +7,13 @@ from typing import Any
 
 import click
 
-from ftbc_onnx.cli.options import common, data_options, early_exit_option, energy_options, labels_option
+from ftbc_onnx.cli.options import common, converted_data_options, early_exit_option, energy_options, labels_option
 from ftbc_onnx.cli.screen import print_json, progress_bars, report_console, set_up_logging
 from ftbc_onnx.cli.values import labelled, preprocessing_of
 from ftbc_onnx.energy import Constants, energy_of
 from ftbc_onnx.evaluate import evaluate_file
 from ftbc_onnx.report import print_curve, print_energy
+from ftbc_onnx.summary import doubts
 
 
 @click.command()
@@ -27,7 +28,7 @@ from ftbc_onnx.report import print_curve, print_energy
 @click.option("--samples", type=int, help="Samples used, at most.")
 @early_exit_option
 @energy_options
-@data_options
+@converted_data_options
 @common
 def evaluate(
     *,
@@ -41,13 +42,13 @@ def evaluate(
     energy_ac: float,
     batch_size: int | None,
     device: str,
-    label_offset: int,
+    label_offset: int | None,
     verbose: bool,
     quiet: bool,
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Accuracy of a converted MODEL after every step. Preprocessing is what it was calibrated with, unless given.
+    """Accuracy of a converted MODEL after every step. Data are prepared as in its calibration, but for options given.
 
     \b
     Examples:
@@ -77,6 +78,8 @@ def evaluate(
         console = report_console()
         console.print(f"device {used}", highlight=False)
         print_curve(console, result.as_dict())
+        for sentence in doubts(result.ann_accuracy):
+            console.print(sentence, highlight=False, soft_wrap=True)
         print_energy(console, energy)
         if energy is None:
             said = "events, SynOps and energy are not counted in the folded form: convert in another form"

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from ftbc_onnx.cli.options import common, data_options
+from ftbc_onnx.cli.options import common, converted_data_options
 from ftbc_onnx.cli.screen import print_json, progress_bars, report_console, set_up_logging
 from ftbc_onnx.cli.values import preprocessing_of, refuse_without
 from ftbc_onnx.errors import ModelError
@@ -31,7 +31,7 @@ from ftbc_onnx.report import print_nir
 )
 @click.option("--eval-data", help="Data to run the NIR file on, beside MODEL: accuracy, equal decisions, output error.")
 @click.option("--samples", type=int, help="Samples used, at most.")
-@data_options
+@converted_data_options
 @common
 def export_nir(*, model: Path, output: Path | None, verbose: bool, quiet: bool, as_json: bool, **options: Any) -> None:
     """Write a converted MODEL as a graph of NIR, the Neuromorphic Intermediate Representation.

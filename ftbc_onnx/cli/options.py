@@ -105,6 +105,17 @@ def data_options(command: F) -> F:
     )(command)
 
 
+def converted_data_options(command: F) -> F:
+    """The same for a network that remembers how it was calibrated."""
+    return _all(
+        preprocessing_options,
+        click.option(
+            "--label-offset", type=int, help="Added to every label [default: what was added in the conversion]."
+        ),
+        run_options,
+    )(command)
+
+
 def output_options(command: F) -> F:
     """How time is laid out, and how the output is read from the steps."""
     return _all(

@@ -40,7 +40,7 @@ def export_nir(
     samples: int | None = None,
     batch_size: int | None = None,
     device: str = "auto",
-    label_offset: int = 0,
+    label_offset: int | None = None,
     progress: Progress = lambda *_: None,
 ) -> dict[str, Any]:
     """Write a spiking network as a NIR file, if NIR can say it.
@@ -52,11 +52,11 @@ def export_nir(
         lossy: write what comes nearest where NIR cannot say something.
         soft_reset: write neurons as loops of primitives, which say the soft reset (see `ftbc_onnx.nir.translate`).
         eval_data: data to run both networks on, anything that `ftbc_onnx.data.open_data` takes.
-        preprocessing: None: what the network was calibrated with.
+        preprocessing: what it sets goes before what the network was calibrated with.
         samples: samples used, at most; spread over the data.
         batch_size: samples per run; None: 128 at most.
         device: where the spiking network runs.
-        label_offset: added to every label.
+        label_offset: added to every label; None: what was added in the conversion.
         progress: called as work goes on.
 
     Returns:
@@ -103,7 +103,7 @@ def export_nir(
                     batching,
                     device=where,
                     samples=samples,
-                    label_offset=label_offset,
+                    label_offset=file.label_offset if label_offset is None else label_offset,
                     progress=lambda done: progress("evaluation", done, count),
                 )
                 report["fidelity"] = fidelity.as_dict()
