@@ -74,14 +74,15 @@ def choose_batching(
     if static is not None:
         if purpose == "calibration" and there < static:
             raise DataError(
-                f"the model takes batches of exactly {static}, and the {purpose} data ({source.description}) give "
-                f"{there} samples: give at least {static}, or export the model with a dynamic batch"
+                f"the model takes batches of exactly {static}, and of the {purpose} data ({source.description}) "
+                f"{there} samples are used: give at least {static} (--calib-samples, if they hold as many), or export "
+                "the model with a dynamic batch"
             )
         return Batching(static, True)
     if wanted is not None and purpose == "calibration" and there < wanted:
         raise DataError(
-            f"the {purpose} data ({source.description}) give {there} samples, fewer than one batch of {wanted}: "
-            f"use --batch-size {there} or less, or more samples"
+            f"of the {purpose} data ({source.description}) {there} samples are used, fewer than one batch of {wanted}: "
+            f"use --batch-size {there} or less, or more samples (--calib-samples, if the data hold as many)"
         )
     most = min(_NEURONS, cores * _CACHED) if cores else _NEURONS
     fitting = min(DEFAULT_BATCH, max(most // max(neurons, 1), 1))

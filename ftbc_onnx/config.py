@@ -157,7 +157,9 @@ class ConvertConfig:
         _one_of("form", self.form, FORMS)
         check_schedule(self.schedule, self.neuron_spec, self.steps)  # refuses what is no neuron, too
         if self.neuron == "auto" and self.coding != "rate":
-            raise ConfigError("coding goes with a neuron that is named: add --neuron (auto tries both by itself)")
+            raise ConfigError(
+                "coding goes with a neuron that is named: add --neuron (or --budget spikes, which tries both)"
+            )
         if self.neuron == "auto" and self.levels is not None:
             check_positive("levels", self.levels)
         if self.neuron != "auto" and (self.binary or self.budget != "accuracy"):
@@ -227,9 +229,8 @@ class ConvertConfig:
             raise ConfigError("readout_from goes with readout 'delayed', not with 'mean'")
         if self.readout == "delayed":
             if isinstance(start, bool) or not isinstance(start, int) or not 0 < start < self.steps:
-                raise ConfigError(
-                    f"readout_from is {start}: readout 'delayed' takes a whole number from 1 to T-1 = {self.steps - 1}"
-                )
+                taken = f"a whole number from 1 to T-1 = {self.steps - 1}" if self.steps > 1 else "T of at least 2"
+                raise ConfigError(f"readout_from is {start}: readout 'delayed' takes {taken}")
             if self.schedule == "synchronous":
                 raise ConfigError(
                     "readout 'delayed' goes with schedule asynchronous: synchronous spikes have no early steps"

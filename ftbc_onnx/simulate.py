@@ -133,14 +133,16 @@ class Simulation:
 
     def _delayed(self, name: str, mean: np.ndarray, t: int) -> np.ndarray:
         """The running mean of an output over the readout's window (`ftbc_onnx.window`)."""
-        window, number = self._plan.readout, mean.dtype.type
+        window = self._plan.readout
         if t + 1 < window.start or not window.start:
             return mean
-        total = mean * number(t + 1) if name in self._network.mean_form else self._sums[name]
+        wide = mean.astype(np.float32) if mean.dtype == np.float16 else mean
+        number = wide.dtype.type
+        total = wide * number(t + 1) if name in self._network.mean_form else self._sums[name]
         if t + 1 == window.start:
             self._dropped[name] = total
             return mean
-        return np.asarray((total - self._dropped[name]) / number(window.count(t)))
+        return np.asarray((total - self._dropped[name]) / number(window.count(t)), dtype=mean.dtype)
 
     def _at_site(self, cut: Cut, site: SpikingSite, value: np.ndarray, t: int) -> np.ndarray:
         """Spikes of a current; or the sum with a site's bias at step t, or with its membrane, where that comes in."""

@@ -31,6 +31,9 @@ SMALL = 0.01
 FALLS = 0.9
 """Error at T over error at T/2 below which steps still help (1/2 is normal)."""
 
+FEW = 10.0
+"""Points that one sample may be, for a word on fewer steps."""
+
 LOST = 0.5
 """Error of the output above which its course says nothing yet: deep networks start to follow late."""
 
@@ -131,6 +134,8 @@ def _good(report: Report, evaluation: Mapping[str, Any]) -> list[str]:
     if not curve or report["synchronous"] is not None:
         return []
     limit = max(CLOSE, sample)
+    if limit > FEW:
+        return []
     far = [t for t, distance in enumerate(curve) if distance > limit]
     first = far[-1] + 2 if far else 1
     if first >= report["steps"]:

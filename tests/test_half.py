@@ -79,3 +79,50 @@ def test_converted(source: Path, form: str, tmp_path: Path) -> None:
     assert counts[0] == pytest.approx(counts[1], rel=0.05)
     assert half.save(tmp_path / "half.onnx").stat().st_size < 0.75 * whole.save(tmp_path / "whole.onnx").stat().st_size
     assert Session(half.model).output_names[0] == "logits"
+
+
+def joined(depth: int) -> onnx.ModelProto:
+    """Blocks y = relu(Q relu(P x) + S x): two layers read every x."""
+    lines, weights = ["c = Gemm(x, w)  a0 = Relu(c)"], {"w": numbers(16, 16, scale=0.35)}
+    for i in range(depth):
+        lines.append(
+            f"P{i} = Gemm(a{i}, p{i})  R{i} = Relu(P{i})  Q{i} = Gemm(R{i}, q{i})  S{i} = Gemm(a{i}, s{i})  "
+            f"A{i} = Add(Q{i}, S{i})  a{i + 1} = Relu(A{i})"
+        )
+        weights |= {f"{letter}{i}": numbers(16, 16, seed=3 * i + k, scale=0.35) for k, letter in enumerate("pqs")}
+    text = f"g (float[N,16] x) => (float[N,16] y) {{ {'  '.join(lines)}  y = Gemm(a{depth}, o) }}"
+    return parse(text, **weights, o=numbers(16, 16, seed=99, scale=0.35))
+
+
+@pytest.mark.parametrize("neuron", ["if", "signed-group"])
+def test_two_layers_that_read_one_activation(neuron: str) -> None:
+    options = {"steps": 8, "neuron": neuron, "rule": "none", "threshold": "max", "form": "unrolled", "threads": 1}
+    result = convert(joined(4), numbers(32, 16, seed=5), float16=True, **options)
+    assert result.report["verification"]["bitwise"]
+    assert result.report["normalisation"]["float16"] == 14
+
+
+@pytest.mark.parametrize("form", ["unrolled", "fused", "folded", "loop", "step"])
+def test_a_network_of_float16(form: str) -> None:
+    """Its inputs are float16 already; what it does is counted, too."""
+    w, v = (numbers(n, 16, seed=n, scale=0.3).astype(np.float16) for n in (16, 4))
+    text = """g (float16[N,16] x) => (float16[N,4] y) {
+        a = Gemm <transB = 1> (x, w) r = Relu(a) y = Gemm <transB = 1> (r, v) }"""
+    x = numbers(32, 16, seed=7).astype(np.float16)
+    options = {"steps": 20, "readout_from": 8, "neuron": "signed-group", "form": form, "rule": "none", "threads": 1}
+    result = convert(parse(text, w=w, v=v), x, float16=True, threshold="max", **options)
+    assert result.report["verification"]["bitwise"]
+    counted = result.report["evaluation"]
+    assert counted is None or counted["counts"] is None or counted["counts"]["synops"][-1] > 0
+
+
+@pytest.mark.parametrize("smooth", ["spiking", "rate-exact"])
+def test_a_product_of_activations_stays_in_float32(smooth: str) -> None:
+    """Its factors are sums over time."""
+    text = """g (float[N,5,8] x) => (float[N,5,4] y) {
+        a = MatMul(x, w) r = Relu(a) t = Transpose <perm = [0,2,1]> (r) p = MatMul(r, t) s = Softmax <axis = 2> (p)
+        z = MatMul(s, r) y = MatMul(z, v) }"""
+    model = parse(text, w=numbers(8, 8, scale=0.4), v=numbers(8, 4))
+    result = convert(model, numbers(32, 5, 8), steps=4, neuron="signed-group", float16=True, smooth=smooth, threads=1)
+    assert result.report["verification"]["bitwise"]
+    assert result.report["normalisation"]["float16"] == 2

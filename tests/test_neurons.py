@@ -212,3 +212,13 @@ def test_multi_threshold_at_the_floats_around_its_thresholds(thresholds: int, re
     inputs = [helper.make_tensor_value_info(name, 1, value.shape) for name, value in feeds.items()]
     model = builder.to_model("g", inputs, [helper.make_tensor_value_info(k, 1, None)], [helper.make_opsetid("", 17)])
     np.testing.assert_array_equal(run(model, feeds, optimise=False)[k], neuron.count(u, unit, sent))
+
+
+@pytest.mark.parametrize("name", ["signed-group", "multi-threshold"])
+def test_differential_coding_never_takes_the_sum_for_negative(name: str) -> None:
+    """A running mean that rounds to a little below 0 is no spike that was owed."""
+    neuron = NeuronSpec(name, 4, "differential").make()
+    unit, current = neuron.unit(np.ones((1, 1), np.float32)), np.zeros((1, 1), np.float32)
+    state = (np.full((1, 1), 0.01, np.float32), np.full((1, 1), -2e-9, np.float32), np.full(1, 4, np.float32))
+    spikes, _ = neuron.step(current, state, unit, current)
+    assert spikes == state[1]

@@ -32,6 +32,12 @@ class TestRefusals:
         with pytest.raises(ModelError, match="has no activation to convert"):
             convert(parse("g (float[N,4] x) => (float[N,4] y) { y = Add(x, x) }"), numbers(8, 4))
 
+    @pytest.mark.parametrize("scope", [{"exclude": ["Relu"]}, {"until": "c"}])
+    def test_nothing_left_to_convert(self, scope: dict[str, Any]) -> None:
+        text = "g (float[N,4] x) => (float[N,4] y) { c = Neg(x)  y = Relu(c) }"
+        with pytest.raises(ConfigError, match=r"--until leave out every activation of 'g' \(1\)"):
+            convert(parse(text), numbers(8, 4), **scope)
+
     def test_no_output_behind_an_activation(self) -> None:
         text = "g (float[N,4] x) => (float[N,4] y) { r = Relu(x)  s = Shape(r)  y = Expand(x, s) }"
         with pytest.raises(ModelError, match=r"no output of 'g' depends on an activation|has no activation to convert"):
@@ -43,7 +49,7 @@ class TestRefusals:
             quick(data=numbers(16, 3, 4, 4))
         with pytest.raises(DataError, match="evaluation data"):
             quick(eval_data=numbers(16, 3, 4, 4))
-        with pytest.raises(DataError, match="16 samples, fewer than one batch of 17: use --batch-size 16 or less"):
+        with pytest.raises(DataError, match="16 samples are used, fewer than one batch of 17: use --batch-size 16 or"):
             quick(batch_size=17)
         assert not begun
 

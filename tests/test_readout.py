@@ -35,6 +35,7 @@ BODIES = {
     "a mean that a site reads": "(float[N,3,3,3] p, float[N,K] y) "
     "{ c = Conv(x, w)  r = Relu(c)  p = MaxPool<kernel_shape=[1,1]>(r)  q = Conv(p, v)  z = Relu(q)  y = Flatten(z) }",
     "double precision": "(double[N,K] y) { c = Conv(x, w)  r = Relu(c)  f = Flatten(r)  y = Cast<to=11>(f) }",
+    "half precision": "(float16[N,K] y) { c = Conv(x, w)  r = Relu(c)  f = Flatten(r)  y = Cast<to=10>(f) }",
     "an output that no spike reaches": "(float[N,K] y, float[N,2,4,4] z) "
     "{ c = Conv(x, w)  r = Relu(c)  y = Flatten(r)  z = Sin(x) }",
 }

@@ -74,6 +74,56 @@ def test_behind_until_everything_is_computed_on_means():
     assert [left.reason for left in network.analog] == ["behind --until k2"]
 
 
+def kept(model, until: str) -> tuple[list[str], list[str]]:
+    result = convert(model, numbers(32, 6), steps=2, neuron="if", until=until, threads=1)
+    assert result.report["verification"]["bitwise"]
+    return [site.name for site in result.plan.sites], [left["node"] for left in result.report["analog"]]
+
+
+@pytest.mark.parametrize("part", ["mul", "div", "floor", "clip", "out"])
+def test_until_a_node_within_an_activation_is_until_all_of_it(part):
+    """A QCFS activation is a chain of nodes, and neurons take the place of the whole."""
+
+    def chain(of: str, name: str) -> str:
+        return (
+            f"{name}_mul = Mul({of}, four)  {name}_div = Div({name}_mul, theta)  {name}_add = Add({name}_div, half)  "
+            f"{name}_floor = Floor({name}_add)  {name}_clip = Clip({name}_floor, zero, four)  "
+            f"{name}_out = Mul({name}_clip, step)"
+        )
+
+    numbers_ = {"four": 4.0, "theta": 2.0, "half": 0.5, "zero": 0.0, "step": 0.5}
+    net = parse(
+        f"g (float[N,6] x) => (float[N,3] y) {{ a = Gemm(x, w)  {chain('a', 'q1')}  b = Gemm(q1_out, v)  "
+        f"{chain('b', 'q2')}  s = Add(q1_out, q2_out)  y = Gemm(s, u) }}",
+        w=numbers(6, 8),
+        v=numbers(8, 8, scale=0.5),
+        u=numbers(8, 3),
+        **{name: np.array(value, np.float32) for name, value in numbers_.items()},
+    )
+    assert kept(net, f"q2_{part}") == (["q1_out", "q2_out"], [])
+    assert kept(net, f"q1_{part}") == (["q1_out"], ["q2_out"])
+
+
+def test_until_a_pool_is_behind_the_rectifier_that_it_read():
+    """Which goes behind the pool before anything is converted."""
+    text = """g (float[N,3,6,6] x) => (float[N,4,1,1] y) {
+        a = Conv(x, w) r = Relu(a) b = Conv(r, v) q = Relu(b) p = MaxPool <kernel_shape = [2,2]> (q) y = Conv(p, v)
+        }"""
+    net = parse(text, w=numbers(4, 3, 2, 2, scale=0.3), v=numbers(4, 4, 2, 2, scale=0.3))
+    for until in ("p", "q"):
+        result = convert(net, numbers(32, 3, 6, 6), steps=2, neuron="if", until=until, threads=1)
+        assert [site.name for site in result.plan.sites] == ["r", "q"]
+        assert result.report["verification"]["bitwise"]
+
+
+def test_until_a_node_that_goes_into_another_is_refused():
+    text = """g (float[N,3,6,6] x) => (float[N,4,5,5] y) {
+        a = Conv(x, w) b = BatchNormalization(a, s, t, t, s) y = Relu(b) }"""
+    net = parse(text, w=numbers(4, 3, 2, 2), s=np.ones(4, np.float32), t=np.zeros(4, np.float32))
+    with pytest.raises(ConfigError, match="until is 'b', which is written into other nodes"):
+        convert(net, numbers(8, 3, 6, 6), until="b")
+
+
 @pytest.mark.parametrize("scope", [{"until": "k2"}, {"exclude": ["r3"]}, {"include": ["Clip"]}])
 def test_partial_conversions_verify_and_converge(scope):
     x = numbers(32, 3, 6, 6)

@@ -4,7 +4,12 @@
 
 It is done to the ANN, before anything else is, so that calibration and verification see what the file will compute.
 Spikes of up to 2048 equal levels are exact in float16 in units of their height, sums of weights are not. A node whose
-weights are beyond the range of float16 stays as it is.
+weights are beyond the range of float16 stays as it is, and so does a product of two activations: what it reads are sums
+over time, which are kept in float32.
+
+Each layer has a Cast of its own, also where two read the same activation: onnxruntime takes pairs of Casts out, and it
+should find the same ones in the whole network and in a part of it (`ftbc_onnx.verify`). Behind a Cast from float16 it
+would take both out, though something else reads what is between them: there the layer reads what was float16 before.
 """
 
 from __future__ import annotations
@@ -33,18 +38,25 @@ def halve(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
     narrow: dict[str, str] = {}
     count = 0
 
-    def halved(tensor: str) -> str:
+    def constant(tensor: str) -> str:
         if tensor not in narrow:
             narrow[tensor] = names.claim(f"{tensor}/{_SUFFIX}")
-            if tensor in view.initializers:
-                value = numpy_helper.to_array(view.initializers[tensor]).astype(np.float16)
-                held[tensor] = numpy_helper.from_array(value, narrow[tensor])
-            else:
-                nodes.append(cast_node(tensor, narrow[tensor], onnx.TensorProto.FLOAT16))
+            value = numpy_helper.to_array(view.initializers[tensor]).astype(np.float16)
+            held[tensor] = numpy_helper.from_array(value, narrow[tensor])
         return narrow[tensor]
 
+    def halved(tensor: str) -> str:
+        if tensor in view.initializers:
+            return constant(tensor)
+        maker = view.producers.get(tensor)
+        if maker is not None and maker.op_type == "Cast" and view.elem_type(maker.input[0]) == onnx.TensorProto.FLOAT16:
+            return str(maker.input[0])
+        own = names.claim(f"{tensor}/{_SUFFIX}")
+        nodes.append(cast_node(tensor, own, onnx.TensorProto.FLOAT16))
+        return own
+
     for node in view.nodes:
-        if node.op_type not in WEIGHTED or not all(_fits(view, name) for name in node.input if name):
+        if node.op_type not in WEIGHTED or not _narrows(view, node):
             nodes.append(node)
             continue
         clone = onnx.NodeProto()
@@ -61,6 +73,12 @@ def halve(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
     add_initializers(result, (t for t in view.graph.initializer if t.name in read or t.name not in narrow))
     add_initializers(result, held.values())
     return infer_shapes(result), count
+
+
+def _narrows(view: GraphView, node: onnx.NodeProto) -> bool:
+    """Whether a layer has constant weights, and nothing that float16 cannot hold."""
+    weighted = any(view.constant(name) is not None for name in node.input[:2])
+    return weighted and all(_fits(view, name) for name in node.input if name)
 
 
 def _fits(view: GraphView, name: str) -> bool:

@@ -156,16 +156,21 @@ def _spell_domain(model: onnx.ModelProto) -> None:
             entry.domain = ""
 
 
-def _name_nodes(model: onnx.ModelProto) -> None:
-    """Give every node a name of its own, made of what it has: its name, or its first output."""
-    taken: set[str] = set()
+def node_names(model: onnx.ModelProto) -> dict[str, onnx.NodeProto]:
+    """Every node by a name of its own, made of what it has: its name, or its first output."""
+    named: dict[str, onnx.NodeProto] = {}
     for node in model.graph.node:
         base = node.name or next((name for name in node.output if name), node.op_type)
         name, count = base, 1
-        while name in taken:
+        while name in named:
             count += 1
             name = f"{base}_{count}"
-        taken.add(name)
+        named[name] = node
+    return named
+
+
+def _name_nodes(model: onnx.ModelProto) -> None:
+    for name, node in node_names(model).items():
         node.name = name
 
 

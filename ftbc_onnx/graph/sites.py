@@ -104,6 +104,8 @@ def find_network(model: onnx.ModelProto, scope: Scope | None = None, smooth: str
     analog = [site for site in rectifiers if not scope.takes(site.name, site.op_type)]
     owner = {name: site for site in rectifiers if site not in analog for name in site.nodes}
     left_out = frozenset(name for site in analog for name in site.nodes)
+    if scope.until in owner:  # within an activation of several nodes: behind all of them
+        scope = replace(scope, until=owner[scope.until].nodes[-1])
     search = _Search(view, scope, smooth, owner, left_out)
     for node in view.nodes:
         search.visit(node)

@@ -3,14 +3,14 @@
 With r the running mean of what was sent (r = 0 at first) and n = t + 1 the number of the step,
 
     u[t] = (v[t-1] + x[t]) + b[t]
-    k[t] = Q(u[t] - r, floor(n*r / lambda)),   q[t] = lambda * k[t]       the events
+    k[t] = Q(u[t] - r, sent[t-1]),   q[t] = lambda * k[t]       the events
     s[t] = q[t] + r                                                       what travels on
     v[t] = u[t] - s[t]
     r <- r + q[t]/n
 
 s is a plain current to every other node, so none of them changes; r after step t is the mean of s up to t. Once r is
 right the neuron is silent. Q is the count of the neuron inside, with n*r, the sum of s so far, as what may be taken
-back. v[-1] is the inner neuron's.
+back: max(floor(n*r / lambda), 0), since a rounded r may be a little below 0. v[-1] is the inner neuron's.
 
 Source: differential coding (arXiv 2503.00301), section on the decoded output.
 """
@@ -20,7 +20,7 @@ from __future__ import annotations
 import numpy as np
 
 from ftbc_onnx.neurons.protocol import State, StateNames
-from ftbc_onnx.neurons.soft_reset import ONE, SoftReset
+from ftbc_onnx.neurons.soft_reset import ONE, ZERO, SoftReset
 from ftbc_onnx.sink import Sink
 
 
@@ -57,7 +57,7 @@ class Differential:
         """The equations above, in their order."""
         v, r, n = state
         u = (v + current) + bias
-        sent = np.floor((n * r) / unit) if self.inner.remembers else None
+        sent = np.maximum(np.floor((n * r) / unit), ZERO) if self.inner.remembers else None
         q = self.inner.fire(u - r, unit, sent)[0]
         s = q + r
         return s, (u - s, r + q / n, n + ONE)
@@ -82,7 +82,8 @@ class Differential:
         drive = sink.op("Add", v, current, out="drive")
         if not self.inner.remembers:
             return drive, r
-        sent = sink.op("Floor", sink.op("Div", sink.op("Mul", n, r), unit), out="sent")
+        sent = sink.op("Floor", sink.op("Div", sink.op("Mul", n, r), unit))
+        sent = sink.op("Max", sent, sink.constant(0.0), out="sent")
         return drive, r, self.inner.emit_memory(sink, sent, unit)
 
     def emit_events(self, sink: Sink, held: StateNames, unit: str, bias: str) -> str:

@@ -144,21 +144,26 @@ class Turn:
     def _mean(self, step: CarriedStep, output: str) -> str:
         """The mean of an output after this step, over the readout's window.
 
-        With t0 = start: dropped = sum[t0-1] once it is known, and count = t + 1 - t0 from then on.
+        With t0 = start: dropped = sum[t0-1] once it is known, and count = t + 1 - t0 from then on. Sums of means in
+        float16 are in float32.
         """
         builder, start = self.builder, self.plan.readout.start
         mean = step.mean(output, 0)
         if not start:
             return mean
-        kind = step.kind(output)
+        kind, of_means = step.kind(output), output in self.network.mean_form
+        narrow = of_means and kind == onnx.TensorProto.FLOAT16
+        kind = onnx.TensorProto.FLOAT if narrow else kind
         number = onnx.helper.tensor_dtype_to_np_dtype(kind)
         first = builder.constant(np.array(start, number))
         steps = step.steps(kind)
         with builder.scope(f"{output}/delayed"):
-            total = builder.op("Mul", mean, steps) if output in self.network.mean_form else step.sum(output, 0)
+            wide = builder.op("Cast", mean, to=kind) if narrow else mean
+            total = builder.op("Mul", wide, steps) if of_means else step.sum(output, 0)
             before = step.carry(f"{output}/dropped", kind, self.network.view.shape(output))
             after = builder.op("Where", builder.op("Equal", steps, first), total, before)
             step.pass_on((before,), (after,))
             count = builder.op("Max", builder.op("Sub", steps, first), builder.constant(np.array(1, number)))
             late = builder.op("Div", builder.op("Sub", total, before), count)
+            late = builder.op("Cast", late, to=onnx.TensorProto.FLOAT16) if narrow else late
             return builder.op("Where", builder.op("Greater", steps, first), late, mean)

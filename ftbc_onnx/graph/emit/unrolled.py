@@ -200,16 +200,19 @@ def split_biases(builder: GraphBuilder, site: SpikingSite, table: str, steps: in
 def emit_means(builder: GraphBuilder, readout: Readout, steps: Iterable[int], elem_type: int) -> list[str]:
     """Names of the mean of an output after each of some steps, over the readout's window.
 
-    Of running means the sums are made first: total[t] = (t+1) * mean[t].
+    Of running means the sums are made first: total[t] = (t+1) * mean[t]; those of float16 in float32.
     """
     totals: dict[int, str] = {}
+    narrow = readout.is_mean and elem_type == onnx.TensorProto.FLOAT16
+    wide = onnx.TensorProto.FLOAT if narrow else elem_type
 
     def number(value: int) -> str:
-        return builder.constant(np.array(value, dtype=onnx.helper.tensor_dtype_to_np_dtype(elem_type)))
+        return builder.constant(np.array(value, dtype=onnx.helper.tensor_dtype_to_np_dtype(wide)))
 
     def total(t: int) -> str:
         if t not in totals:
             tensor = readout.tensors[t]
+            tensor = builder.op("Cast", tensor, to=wide) if narrow else tensor
             totals[t] = builder.op("Mul", tensor, number(t + 1)) if readout.is_mean and t > 0 else tensor
         return totals[t]
 
@@ -220,7 +223,8 @@ def emit_means(builder: GraphBuilder, readout: Readout, steps: Iterable[int], el
             means.append(readout.tensors[t])
             continue
         summed = total(t) if dropped is None else builder.op("Sub", total(t), total(dropped))
-        means.append(summed if count == 1 else builder.op("Div", summed, number(count)))
+        mean = summed if count == 1 else builder.op("Div", summed, number(count))
+        means.append(builder.op("Cast", mean, to=elem_type) if narrow else mean)
     return means
 
 
