@@ -66,6 +66,10 @@ class DataSource(Protocol):
     def of_images(self) -> bool:
         """Whether samples are read from image files."""
 
+    @property
+    def class_folders(self) -> tuple[str, ...]:
+        """The folders, one per class, whose order gives the labels; none if they come from elsewhere."""
+
     def __len__(self) -> int: ...
 
     def batches(self, size: int, limit: int | None = None, drop_last: bool = False) -> Iterator[Batch]:
@@ -88,6 +92,7 @@ class _Source:
     labels: Array | None  # one per selected sample
     selection: Array
     description: str
+    class_folders: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.selection)
@@ -209,6 +214,7 @@ def spread(source: DataSource, count: int | None) -> DataSource:
 
 def _labelled(source: _Source, labels: npt.ArrayLike | os.PathLike[str], where: str) -> _Source:
     """With these labels instead of its own, or with those in a file."""
+    source = replace(source, class_folders=())
     if not isinstance(labels, (str, os.PathLike)):
         return replace(source, labels=images.as_labels(labels, len(source), where))
     path, store = Path(labels), source.store
@@ -285,7 +291,9 @@ def _open_path(path: Path, where: str, inputs: tuple[InputSpec, ...], options: P
         spec = inputs[0]
         store, labels = images.open_images(path, spec.name, spec.dtype, spec.shape, options, where=place)
         _normalised(inputs, store.preprocessing)
-        return _Source(store, inputs, store.preprocessing, labels, np.arange(len(store)), path.resolve().name)
+        folders = () if labels is None or listed else tuple(image_list.class_folders(path))
+        chosen, called = np.arange(len(store)), path.resolve().name
+        return _Source(store, inputs, store.preprocessing, labels, chosen, called, folders)
     if not path.exists() or not files or files[0].suffix.lower() not in SUFFIXES:
         what = "nothing to read here" if path.exists() else "no such file or folder"
         raise DataError(f"{place}: {what}, expected .npz, .npy, a folder of them or of images, or script.py[:function]")

@@ -35,12 +35,14 @@ class Distribution:
         zeros: share of values not above 0.
         clipped: share of the whole site's activation that lies above theta.
         saturated: number of channels that lose more than `SATURATED` of theirs.
+        mean: of the activation itself, over all values.
     """
 
     shares: np.ndarray
     zeros: float
     clipped: float
     saturated: int
+    mean: float
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -50,6 +52,7 @@ class Distribution:
             "zeros": self.zeros,
             "clipped": self.clipped,
             "saturated_channels": self.saturated,
+            "mean": self.mean,
         }
 
 
@@ -77,6 +80,7 @@ def distribution(statistics: ActivationStatistics, height: np.ndarray) -> Distri
         float(statistics.zeros.sum()) / values,
         float(lost.sum() / sent.sum()) if sent.sum() > 0 else 0.0,
         int((share > SATURATED).sum()),
+        float(sent.sum()) / values,
     )
 
 

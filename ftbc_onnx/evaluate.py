@@ -28,6 +28,7 @@ from ftbc_onnx.graph.observe import (
     running_mean_name,
 )
 from ftbc_onnx.graph.sites import Network
+from ftbc_onnx.labels import check_labels
 from ftbc_onnx.plan import SpikingPlan
 from ftbc_onnx.preprocessing import Preprocessing
 from ftbc_onnx.results import EarlyExit, EvaluationResult, SiteActivity
@@ -100,7 +101,7 @@ def run_ann(
         if batch.labels is not None and label_offset is not None:
             labels.append(batch.labels[:rows])
             if are_scores(found):
-                check_labels(labels[-1] + label_offset, found.shape[1], output)
+                check_labels(labels[-1], label_offset, source.class_folders, found.shape[1], output)
         values = observed.run(batch.feeds, names)
         for site in sites:
             means.add(
@@ -176,8 +177,9 @@ def evaluate(
             used = steps_used(curve, early_exit, plan.readout)
             early.add("steps", used.mean(), rows)
         if are_scores(curve[0]) and batch.labels is not None and label_offset is not None:
-            labels = batch.labels[:rows] + label_offset
-            check_labels(labels, curve.shape[2], output)
+            labels = batch.labels[:rows]
+            check_labels(labels, label_offset, source.class_folders, curve.shape[2], output)
+            labels = labels + label_offset
             right.add("all", (curve.argmax(2) == labels).mean(1), rows)
             if early_exit is not None:
                 early.add("right", (decisions(curve, used) == labels).mean(), rows)
@@ -333,20 +335,6 @@ def check_early_exit(output: np.ndarray, name: str) -> None:
 def _early_exit(margin: float, means: _Means) -> EarlyExit:
     found = {name: float(value) for name, value in means.result().items()}
     return EarlyExit(margin, found["right"] * 100 if "right" in found else None, found["steps"])
-
-
-def check_labels(labels: np.ndarray, classes: int, output: str) -> None:
-    """Refuse labels that are no classes of an output.
-
-    Raises:
-        DataError: which label.
-    """
-    wrong = labels[(labels < 0) | (labels >= classes)]
-    if wrong.size:
-        raise DataError(
-            f"label {wrong[0]} is no class of output '{output}', which has classes 0 to {classes - 1}: "
-            "check the labels, or use --label-offset"
-        )
 
 
 @dataclass

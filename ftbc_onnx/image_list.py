@@ -52,7 +52,7 @@ def list_images(folder: Path, where: str) -> tuple[list[str], list[int] | None]:
     if (folder / LABELS_FILE).is_file():
         return listed_images(folder, folder / LABELS_FILE, where)
     files = find_images(folder)
-    classes = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    classes = class_folders(folder)
     outside = [file for file in files if "/" not in file]
     if len(classes) < 2 or outside:
         if len(classes) > 1:
@@ -76,6 +76,11 @@ def list_images(folder: Path, where: str) -> tuple[list[str], list[int] | None]:
             *(where, late, number[late]),
         )
     return files, labels
+
+
+def class_folders(folder: Path) -> list[str]:
+    """Names of its sub-folders, sorted: the first has the images of class 0."""
+    return sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
 def listed_images(folder: Path, table: Path, where: str) -> tuple[list[str], list[int]]:

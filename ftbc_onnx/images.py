@@ -120,7 +120,10 @@ def as_labels(values: npt.ArrayLike, count: int, where: str) -> Array:
     good = (x >= 0) & (x < 2**53) & (x == np.floor(x)) if x.dtype.kind != "b" else np.ones(count, bool)
     if not good.all():
         index = int(good.argmin())
-        raise DataError(f"{where}: the label of sample {index} is {x[index]}, expected whole numbers from 0")
+        raise DataError(
+            f"{where}: the label of sample {index} is {x[index]}, expected whole numbers from 0, which are classes "
+            "(targets of another kind have to be left out)"
+        )
     return x.astype(np.int64)
 
 
@@ -198,10 +201,14 @@ class ImageFolder:
             image = read_image(path, self.preprocessing)
             size = image.shape[:2]
             if any(want not in (None, side) for want, side in zip(wanted, size, strict=True)):
-                raise DataError(
-                    f"image {path} is {size[0]}x{size[1]} (height x width), {by}"
-                    f" {'x'.join('any' if side is None else str(side) for side in wanted)}: pass --resize and --crop"
-                )
+                options = self.preprocessing
+                given = [
+                    f"--{name} {_spelled(side)}" for name in ("resize", "crop") if (side := getattr(options, name))
+                ]
+                after = f" after {' '.join(given)}" if given else ""
+                wide = "x".join("any" if side is None else str(side) for side in wanted)
+                advice = "pass --resize and --crop that give it" if given else "pass --resize and --crop"
+                raise DataError(f"image {path} is {size[0]}x{size[1]} (height x width){after}, {by} {wide}: {advice}")
             if not images:
                 wanted = (size[0], size[1])
                 by = "but the images before it are" if None in self.size else by
@@ -217,6 +224,11 @@ class ImageFolder:
             except OSError as error:
                 raise DataError(f"{self.where(int(index))} cannot be read: {error}; restore the file") from error
         return total.hexdigest()
+
+
+def _spelled(side: int | tuple[int, int]) -> str:
+    """A size as options have it."""
+    return str(side) if isinstance(side, int) else f"{side[0]}x{side[1]}"
 
 
 def open_images(

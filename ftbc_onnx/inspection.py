@@ -70,6 +70,7 @@ def inspect_model(model: Any, config: ConvertConfig | None = None) -> dict[str, 
         ],
         "refusals": [{"node": r.node, "op_type": r.op_type, "reason": r.reason} for r in network.refusals],
         "analog": [{"node": r.node, "op_type": r.op_type, "reason": r.reason} for r in network.analog],
+        "nothing_to_convert": network.why_nothing,
         "steps": config.steps,
         "emitted_nodes": forms,
     }

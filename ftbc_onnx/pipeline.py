@@ -227,15 +227,9 @@ def refuse(source: SourceModel, network: Network, strict: bool = False) -> None:
     if strict and mixed:
         listed = ", ".join(f"{node.op_type} '{node.name}'" for node in mixed)
         raise ModelError(f"--strict: {len(mixed)} node(s) of '{source.name}' are no spike arithmetic: {listed}")
-    if not network.sites and network.analog:
-        raise ConfigError(
-            f"--include, --exclude and --until leave out every activation of '{source.name}' ({len(network.analog)}): "
-            "leave something to convert"
-        )
-    if not network.sites:
-        raise ModelError(f"'{source.name}' has no activation to convert (Relu, Clip from 0, Max with 0 or QCFS)")
-    if not any(name in network.temporal for name in network.view.output_names):
-        raise ModelError(f"no output of '{source.name}' depends on an activation: there is nothing to convert")
+    if network.why_nothing is not None:
+        kind = ConfigError if network.analog and not network.sites else ModelError
+        raise kind(f"'{source.name}' cannot be converted: {network.why_nothing}")
 
 
 def _calibration_data(

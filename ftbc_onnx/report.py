@@ -304,13 +304,20 @@ def print_inspection(console: Console, report: Mapping[str, Any], verbose: bool 
         cells = [site["channels"], site["channel_axis"], theta, site["levels"], site["ceiling"]]
         sites.add_row(escape(site["name"]), site["op_type"], *("" if cell is None else str(cell) for cell in cells))
     console.print(sites)
+    _print_left_out(console, report)
+    for form, count in report["emitted_nodes"].items():
+        if count is not None:
+            _say(console, f"{form} form at T = {report['steps']}: {count} nodes")
+
+
+def _print_left_out(console: Console, report: Mapping[str, Any]) -> None:
+    """What of a network is not converted, and why."""
     for left in report["analog"]:
         _say(console, f"left analog: {_node(left)} ({escape(left['reason'])})")
     for refusal in report["refusals"]:
         _say(console, f"[bold red]refused[/] {_node(refusal)}: {escape(refusal['reason'])}")
-    for form, count in report["emitted_nodes"].items():
-        if count is not None:
-            _say(console, f"{form} form at T = {report['steps']}: {count} nodes")
+    if report["nothing_to_convert"] is not None:
+        _say(console, f"[bold red]refused[/]: {escape(report['nothing_to_convert'])}")
 
 
 _SHOWN = 4  # names of nodes in a line

@@ -271,6 +271,7 @@ class EvaluationResult:
                     "rate": a.rate,
                     "rate_range": [float(a.rates.min()), float(a.rates.max())],
                     "silent_channels": a.silent,
+                    "mean_activation": None if a.mean_activation is None else float(a.mean_activation.mean()),
                     "gap": _plain(a.gap),
                     "gap_in_theta": _plain(a.gap_in_theta),
                     "events": _plain(a.events),

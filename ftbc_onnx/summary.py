@@ -4,7 +4,8 @@ The first sentence says how far, by the best measure that there is: accuracy, el
 else the error of the output. The others are said only where a number calls for them:
 
 1. the data are no judge: random, or those of the calibration;
-2. the ANN itself is below `DOUBTFUL`: the data are probably not prepared as it expects;
+2. the ANN itself is below `DOUBTFUL`: the data are probably not prepared as it expects; or its first activation differs
+   by a factor above `ALIKE` from that on the calibration data: the two are prepared differently;
 3. the SNN is within `CLOSE` of the ANN: the shortest T from which on it stays so;
 4. it is not: where the gap grows first (above half of the largest), or that no mean gap is above `SMALL`; whether the
    error of the output still falls (below `FALLS` of that at T/2); whether a site is clipped (more than `CLIPPED` of its
@@ -24,6 +25,12 @@ CLOSE = 1.0
 
 DOUBTFUL = 50.0
 """Accuracy of the ANN, in percent, below which its data are looked at first."""
+
+ALIKE = 2.0
+"""Factor between the means of an activation on two sets of data up to which these are taken for prepared alike."""
+
+FEWEST = 32
+"""Calibration samples below which a word is said of their number."""
 
 SMALL = 0.01
 """Mean gap, of theta, below which a site does not stand out."""
@@ -54,6 +61,14 @@ def summarise(report: Report) -> list[str]:
     if report["evaluated_on"] == "calibration data":
         sentences.append("These are calibration samples, which is too kind: add --eval-data for figures to rely on.")
     sentences += doubts(evaluation["ann_accuracy"])
+    if report["calibration"] is not None and report["samples"] < FEWEST:
+        sentences.append(
+            f"It was calibrated on {report['samples']} samples, which are not enough to rely on: give {FEWEST} or "
+            "more, better some hundreds (--calib-data, --calib-samples)."
+        )
+    unlike = _unlike(report, evaluation)
+    if unlike:
+        return [*sentences, unlike]
     if not evaluation.get("finite", True):
         sentences.append(
             "Outputs are not finite (NaN or infinite) on these data, so nothing is said of their error: look at the "
@@ -73,6 +88,21 @@ def doubts(ann: float | None) -> list[str]:
         "(--scale, --mean, --std, --color, --layout), at --label-offset, and at the order of class folders before "
         "anything else."
     ]
+
+
+def _unlike(report: Report, evaluation: Mapping[str, Any]) -> str | None:
+    """That calibration and evaluation data are prepared differently, by the mean of the first activation."""
+    site = next((site for site in _known(report["sites"]) if not site["signed"]), None)
+    if site is None:
+        return None
+    before, now = site["activation"]["mean"], evaluation["sites"][site["name"]]["mean_activation"]
+    if not before or not now or 1 / ALIKE <= now / before <= ALIKE:
+        return None
+    return (
+        f"The ANN's activation at '{site['name']}' is {now:.3g} on average on these data, and was {before:.3g} on "
+        "those of the calibration: the two are not prepared alike, or are of another kind. Look at the scale and "
+        "the type of both (--scale, --mean, --std; whole numbers or floats) before anything else."
+    )
 
 
 def has_biases(report: Report) -> bool:
@@ -201,7 +231,7 @@ def _steps(report: Report, evaluation: Mapping[str, Any]) -> list[str]:
 
 
 def _causes(report: Report) -> list[str]:
-    """Clipping, and biases that are missing."""
+    """Clipping, a coding that the neuron cannot follow, and biases that are missing."""
     found = []
     clipped = [(site["activation"]["clipped"], site["name"]) for site in _known(report["sites"])]
     most, name = max(clipped, default=(0.0, ""))
@@ -209,6 +239,12 @@ def _causes(report: Report) -> list[str]:
         found.append(
             f"Site '{name}' loses {100 * most:.0f} % of its activation above theta, whatever T is: "
             f"try {_higher(report['options'])}."
+        )
+    name, _, coding = report["neuron"].partition(", ")
+    if coding and name.startswith(("if", "group")):
+        found.append(
+            "Differential coding takes neurons that send both signs: these cannot say that a rate falls. Take "
+            "--neuron signed-group or multi-threshold."
         )
     if report["calibration"] is None:
         found.append("No temporal biases were calibrated: give --calib-data, and leave out --rule none.")

@@ -45,6 +45,7 @@ ROOMS = {
         "rules",
         "calibrate",
         "counting",
+        "labels",
         "early_exit",
         "evaluate",
         "spiking_file",

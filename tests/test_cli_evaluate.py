@@ -52,6 +52,24 @@ class TestEvaluate:
         plain = call("evaluate", snn, "--eval-data", TEST, "--samples", 40, "--json")
         assert json.loads(shifted.out)["accuracy"] == json.loads(plain.out)["accuracy"]
 
+    def test_label_offset_is_that_of_the_conversion(self, call: Caller, tmp_path: Path) -> None:
+        images, labels = digits("test", 40)
+        np.savez(tmp_path / "shifted.npz", image=images, label=labels + 1)
+        shifted, out = tmp_path / "shifted.npz", tmp_path / "snn.onnx"
+        base = ("convert", RELU, "-T", 2, "--neuron", "if", "--calib-data", TEST, "--eval-data", shifted, "-o", out)
+        assert json.loads(call(*base, "--label-offset", -1, "--json").out)["evaluation"]["ann_accuracy"] == 100
+        judged = ("evaluate", out, "--eval-data", shifted, "--ann", RELU)
+        assert json.loads(call(*judged, "--json").out)["ann_accuracy"] == 100
+        np.savez(shifted, image=images, label=labels)
+        assert json.loads(call(*judged, "--label-offset", 0, "--json").out)["ann_accuracy"] == 100
+
+    def test_an_ann_that_is_hardly_right_is_doubted_first(self, call: Caller, snn: Path, tmp_path: Path) -> None:
+        images, labels = digits("test", 40)
+        np.savez(tmp_path / "mixed.npz", image=images, label=(labels + 1) % 10)
+        done = call("evaluate", snn, "--eval-data", tmp_path / "mixed.npz", "--ann", RELU)
+        assert "The ANN itself has only 0.0 % on these data." in done.out
+        assert "itself has only" not in call("evaluate", snn, "--eval-data", TEST, "--ann", RELU).out
+
     def test_without_labels_and_ann_it_says_that_nothing_can_be_said(
         self, call: Caller, snn: Path, tmp_path: Path
     ) -> None:

@@ -91,4 +91,21 @@ class TestImages:
         assert ann_accuracy("--mean", 1, "--std", -1) < 60  # dark on bright
 
     def test_wrong_size_names_the_options(self, call: Caller, folder: Path) -> None:
-        fails(call("convert", RELU, "--calib-data", folder), 4, "resize", "crop")
+        fails(call("convert", RELU, "--calib-data", folder), 4, "is 12x10", "expects 8x8: pass --resize and --crop")
+        done = call("convert", RELU, "--calib-data", folder, "--resize", "10x9", "--crop", 9)
+        fails(done, 4, "is 9x9 (height x width) after --resize 10x9 --crop 9", "--resize and --crop that give it")
+
+    def test_class_folders_that_are_not_one_for_each_class(self, call: Caller, folder: Path, tmp_path: Path) -> None:
+        """Their numbers are not those of the classes, unless they are called by these."""
+        base = ("convert", RELU, "-T", 1, "--neuron", "if", "--crop", 8, "-o", tmp_path / "o.onnx")
+        assert call(*base, "--calib-data", folder, "--eval-data", folder).code == 0
+        (folder / "0").rename(folder / "nought")
+        done = call(*base, "--calib-data", folder, "--eval-data", folder)
+        fails(done, 4, "there are 2 class folders, and output 'logits' has 10 classes", "or give numbers by --labels")
+        fails(call("evaluate", tmp_path / "o.onnx", "--eval-data", folder), 4, "there are 2 class folders")
+        np.save(tmp_path / "labels.npy", [0] * 10 + [1] * 10)
+        given = ("--eval-data", folder, "--labels", tmp_path / "labels.npy")
+        assert call("evaluate", tmp_path / "o.onnx", *given).code == 0
+        for number in range(8):
+            (folder / f"z{number}").mkdir()  # empty ones count
+        assert call("evaluate", tmp_path / "o.onnx", "--eval-data", folder).code == 0

@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 
 import onnx
+import pytest
 from cli_cases import Caller, call  # noqa: F401 - fixtures
 from helpers import parse
 from networks import QCFS, RELU
@@ -27,6 +28,21 @@ class TestInspect:
         assert report["steps"] == 4
         assert report["refusals"] == []
         assert report["emitted_nodes"]["unrolled"] > 50
+
+    @pytest.mark.parametrize(
+        ("body", "options", "reason"),
+        [
+            ("z = Greater(x, t) y = Where(z, x, t)", (), "it has no activation to convert"),
+            ("y = Relu(x)", ("--exclude", "Relu"), "leave out all its activations (1)"),
+        ],
+    )
+    def test_where_nothing_is_left_to_convert(
+        self, call: Caller, tmp_path: Path, body: str, options: tuple[str, ...], reason: str
+    ) -> None:
+        onnx.save(parse(f"g (float[N,4] x) => (float[N,4] y) <float t = {{0.5}}> {{ {body} }}"), tmp_path / "r.onnx")
+        done = call("inspect", tmp_path / "r.onnx", *options)
+        assert done.code == 3
+        assert reason in " ".join(done.out.split())
 
     def test_refusals_are_listed_with_the_exit_code_of_models(self, call: Caller, tmp_path: Path) -> None:
         text = "g (float[N,4] x) => (float[N,4] y) { r = Relu(x)  b = Bernoulli(r)  y = Add(r, b) }"

@@ -131,6 +131,7 @@ class TestNumbers:
             "rate": first.rate,
             "rate_range": [first.rates.min(), first.rates.max()],
             "silent_channels": first.silent,
+            "mean_activation": first.mean_activation.mean(),
             "gap": list(first.gap),
             "gap_in_theta": list(first.gap_in_theta),
             "events": list(first.events),

@@ -124,8 +124,8 @@ def test_no_activation_at_all():
         ("y = Bernoulli(r)", "its output is random"),
         ("y = RandomNormalLike(r)", "its output is random"),
         ("i = Flatten(r) y = Multinomial(i)", "its output is random"),
-        ("y = Dropout(r, zero, yes)", "its output is random"),
-        ("y = Dropout(r, zero, perhaps)", "its output is random"),
+        ("y = Dropout(r, zero, yes)", "it drops at random, as in training: export the model in evaluation mode"),
+        ("y = Dropout(r, zero, perhaps)", "it drops at random"),
         ("y = custom.Op(r)", "it is of the domain 'custom'"),
     ],
 )
@@ -138,6 +138,12 @@ def test_refusal_says_why(body, words):
     assert refusal.node == network.view.producers["y"].name
     assert words in refusal.reason
     assert str(refusal) == f"{refusal.op_type} '{refusal.node}': {refusal.reason}"
+
+
+def test_a_dropout_before_the_first_activation_is_refused_too():
+    network = network_of("k = Dropout(x, zero, yes) r = Relu(k) y = Conv(r, w)", yes=np.array(True))
+    (refusal,) = network.refusals
+    assert (refusal.op_type, "as in training" in refusal.reason) == ("Dropout", True)
 
 
 @pytest.mark.parametrize(

@@ -11,16 +11,27 @@ from ftbc_onnx.summary import summarise
 
 def measured(accuracy: list[float] | None = None, **more: Any) -> dict[str, Any]:
     """An evaluation of three sites whose gaps are 0.1, 3 and 5 % of theta."""
-    gaps = zip("abc", ([0.1, 0.001], [0.2, 0.03], [0, 0.05]), strict=True)
+    gaps = ([0.1, 0.001], [0.2, 0.03], [0, 0.05])
     return {
         "samples": 1000,
         "ann_accuracy": None if accuracy is None else 90.0,
         "accuracy": accuracy,
         "agreement": None,
         "output_gap": None,
-        "sites": {name: {"gap_in_theta": gap} for name, gap in gaps},
+        "sites": at_sites(*gaps),
         **more,
     }
+
+
+def at_sites(*gaps: list[float], mean: float = 0.5) -> dict[str, Any]:
+    """What is measured at the sites a, b and c."""
+    return {name: {"gap_in_theta": gap, "mean_activation": mean} for name, gap in zip("abc", gaps, strict=True)}
+
+
+def sites_with(*clipped: float | None, mean: float = 0.4) -> list[dict[str, Any]]:
+    """Sites a, b and c with what is clipped of their activations; None: not known."""
+    known = [None if share is None else {"clipped": share, "mean": mean} for share in clipped]
+    return [{"name": name, "signed": False, "activation": kept} for name, kept in zip("abc", known, strict=True)]
 
 
 def report(evaluation: dict[str, Any] | None, plain: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
@@ -31,6 +42,7 @@ def report(evaluation: dict[str, Any] | None, plain: dict[str, Any] | None = Non
         "evaluation": evaluation,
         "evaluation_without_bias": plain,
         "calibration": {},
+        "samples": 256,
         "random_data": False,
         "evaluated_on": "evaluation data",
         "synchronous": None,
@@ -38,7 +50,7 @@ def report(evaluation: dict[str, Any] | None, plain: dict[str, Any] | None = Non
         "options": {"refit": False, "binary": False, "threshold": "auto"},
         "layers": [],
         "fittable_layers": 3,
-        "sites": [{"name": name, "activation": {"clipped": 0.01}} for name in "abc"],
+        "sites": sites_with(0.01, 0.01, 0.01),
         **more,
     }
 
@@ -107,6 +119,44 @@ def test_few_samples_make_the_margin_one_sample() -> None:
     assert said.startswith("From T = 1 on the accuracy stays within 2 points of")
 
 
+def test_so_few_samples_that_one_is_ten_points_say_nothing_of_fewer_steps() -> None:
+    assert summarise(report(measured([80.0, 90.0, 90.0], samples=5)))[1:] == []
+
+
+def test_few_calibration_samples_are_said() -> None:
+    said = summarise(report(measured([30.0]), samples=4))
+    assert said[1].startswith("It was calibrated on 4 samples, which are not enough to rely on: give 32 or more")
+    assert not any("calibrated on" in sentence for sentence in summarise(report(measured([30.0]), samples=32)))
+
+
+@pytest.mark.parametrize(("mean", "said"), [(0.75, None), (0.25, None), (102.0, "is 102 on"), (0.001, "is 0.001 on")])
+def test_data_that_are_not_prepared_alike(mean: float, said: str | None) -> None:
+    """The first activation is 0.4 on average on the calibration data. Nothing else is said then."""
+    _, *rest = summarise(report(measured([30.0], sites=at_sites([0.001], [0.001], [0.001], mean=mean))))
+    assert (len(rest) == 1 and "the two are not prepared alike" in rest[0]) is (said is not None)
+    assert (said or "") in " ".join(rest)
+
+
+def test_data_of_which_nothing_is_known_are_not_compared() -> None:
+    far = at_sites([0.001], [0.001], [0.001], mean=99.0)
+    for known in (sites_with(None, None, None), [{**site, "signed": True} for site in sites_with(0.0, 0.0, 0.0)]):
+        assert "prepared alike" not in " ".join(summarise(report(measured([30.0], sites=far), sites=known)))
+
+
+@pytest.mark.parametrize(
+    ("neuron", "said"),
+    [
+        ("if, differential coding", True),
+        ("group of 4 levels, differential coding", True),
+        ("signed-group of 4 levels, differential coding", False),
+        ("if", False),
+    ],
+)
+def test_neurons_that_cannot_say_that_a_rate_falls(neuron: str, said: bool) -> None:
+    text = " ".join(summarise(report(measured([30.0]), neuron=neuron)))
+    assert ("Differential coding takes neurons that send both signs" in text) is said
+
+
 def test_far_names_the_site_where_the_gap_grows() -> None:
     said = " ".join(summarise(report(measured([30.0, 40.0]))))
     assert "largest at site 3 of 3, 'c': 5 % of theta; it first exceeds half of that at site 2, 'b'" in said
@@ -120,13 +170,13 @@ def test_far_with_fitted_layers_does_not_send_to_diagnose() -> None:
 
 
 def test_far_with_the_largest_gap_first() -> None:
-    sites = {name: {"gap_in_theta": [gap]} for name, gap in zip("abc", (0.05, 0.01, 0.02), strict=True)}
+    sites = at_sites([0.05], [0.01], [0.02])
     said = " ".join(summarise(report(measured([30.0], sites=sites))))
     assert "largest at site 1 of 3, 'a': 5 % of theta. ftbc-onnx" in said
 
 
 def test_far_although_every_mean_is_right() -> None:
-    sites = {name: {"gap_in_theta": [gap]} for name, gap in zip("abc", (0.001, 0.0026, 0.002), strict=True)}
+    sites = at_sites([0.001], [0.0026], [0.002])
     said = summarise(report(measured([30.0], sites=sites)))
     assert said[1].startswith("No site stands out: mean gaps at T are at most 0.26 % of theta.")
     assert not any("diagnose" in sentence for sentence in said)
@@ -143,7 +193,7 @@ def test_far_although_every_mean_is_right() -> None:
     ],
 )
 def test_far_with_one_level_says_that_layers_can_be_fitted(more: dict[str, Any], said: bool) -> None:
-    sites = {name: {"gap_in_theta": [0.001]} for name in "abc"}
+    sites = at_sites([0.001], [0.001], [0.001])
     assert ("--refit" in summarise(report(measured([30.0], sites=sites), **more))[1]) == said
 
 
@@ -163,7 +213,7 @@ def test_far_says_whether_steps_help(errors: list[float] | None, said: str | Non
 
 
 def test_far_and_clipped() -> None:
-    sites = [{"name": n, "activation": a} for n, a in (("a", None), ("b", {"clipped": 0.2}), ("c", {"clipped": 0.1}))]
+    sites = sites_with(None, 0.2, 0.1)
     assert "Site 'b' loses 20 % of its activation above theta" in summarise(report(measured([30.0]), sites=sites))[-1]
 
 
@@ -177,7 +227,7 @@ def test_far_and_clipped() -> None:
 )
 def test_far_and_clipped_says_what_was_not_tried(threshold: str, said: str) -> None:
     options = {"refit": False, "binary": False, "threshold": threshold}
-    sites = [{"name": name, "activation": {"clipped": 0.2}} for name in "abc"]
+    sites = sites_with(0.2, 0.2, 0.2)
     assert said in summarise(report(measured([30.0]), sites=sites, options=options))[-1]
 
 
@@ -191,7 +241,7 @@ def test_far_and_clipped_says_what_was_not_tried(threshold: str, said: str) -> N
     ],
 )
 def test_far_names_what_was_not_ruled_out(more: dict[str, Any], said: str) -> None:
-    sites = {name: {"gap_in_theta": [0.001]} for name in "abc"}
+    sites = at_sites([0.001], [0.001], [0.001])
     assert summarise(report(measured([30.0], sites=sites), **more))[1].endswith(said)
 
 

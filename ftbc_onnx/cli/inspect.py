@@ -36,5 +36,5 @@ def inspect(*, model: Path, verbose: bool, quiet: bool, as_json: bool, **options
         print_json(report)
     else:
         print_inspection(report_console(), report, verbose)
-    if report["refusals"]:
+    if report["refusals"] or report["nothing_to_convert"] is not None:
         sys.exit(ModelError.exit_code)

@@ -17,7 +17,7 @@ from ftbc_onnx.report import print_conversion
 
 NEEDED = {
     "a report": ("source", "steps", "summary", "sites", "evaluation", "evaluation_without_bias", "calibration"),
-    "a site": ("name", "channels", "threshold", "dead_channels", "activation"),
+    "a site": ("name", "channels", "threshold", "dead_channels", "activation", "signed"),
     "a measured site": ("rate", "rate_range", "silent_channels", "gap_in_theta"),
 }
 """Names without which a record is of another kind, or of another version."""

@@ -22,7 +22,9 @@ def refuse_node(view: GraphView, node: onnx.NodeProto, kind: NodeClass, temporal
         reason = f"it is of the domain '{node.domain}', and only standard operators are emitted"
         if node.op_type.startswith("QLinear"):
             reason += " (a network quantised in the QDQ format has standard operators)"
-    elif kind is not NodeClass.STATIC and (node.op_type in RANDOM or _drops(view, node)):
+    elif _drops(view, node):
+        reason = "it drops at random, as in training: export the model in evaluation mode (net.eval())"
+    elif kind is not NodeClass.STATIC and node.op_type in RANDOM:
         reason = "its output is random"
     elif touches and node.op_type in CONTROL_FLOW:
         reason = f"control flow that depends on spikes ('{sorted(touches)[0]}') cannot be unrolled"

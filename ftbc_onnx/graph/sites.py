@@ -77,6 +77,20 @@ class Network:
         return [node for node in rates if not is_last_cast(self.view, node)]
 
     @property
+    def why_nothing(self) -> str | None:
+        """Why there is nothing to convert, refusals apart; None if there is something."""
+        if not self.sites and self.analog:
+            return f"--include, --exclude and --until leave out all its activations ({len(self.analog)}): leave some in"
+        if not self.sites:
+            return (
+                "it has no activation to convert: neurons stand for Relu, Clip from 0, Max with 0, QCFS and smooth "
+                "functions such as Sigmoid; write a rectifier made of comparisons as Relu or Clip"
+            )
+        if not any(name in self.temporal for name in self.view.output_names):
+            return "no output depends on an activation: there is nothing to convert"
+        return None
+
+    @property
     def static_batch(self) -> int | None:
         """The batch size that the model's inputs fix, or None if it is free."""
         for value in self.view.inputs:
