@@ -127,12 +127,13 @@ class TestReport:
             ("net.onnx", "exists and is no .html file"),
             (".", "is a folder"),
             ("none/r.html", "does not exist: create it first"),
-            ("new.onnx", "is the name of the converted model"),
+            ("new.html", "is the name of the converted model"),
+            ("new.pdf", "is to be an HTML page: give a name that ends in .html"),
         ],
     )
     def test_targets_that_cannot_be_meant(self, call: Caller, ann: Path, data: Path, name: str, said: str) -> None:
         before = ann.read_bytes()
-        target = ann.with_name("new.onnx")
+        target = ann.with_name("new.html")
         done = call("convert", ann, "--calib-data", data, "-o", target, "--report", ann.parent / name)
         fails(done, 2, "--report '", said)
         assert ann.read_bytes() == before

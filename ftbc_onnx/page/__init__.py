@@ -31,8 +31,10 @@ def check_libraries() -> None:
 
 
 def check_page(target: Path, option: str) -> None:
-    """Refuse a page that could not be written (`ftbc_onnx.whole.check_target`)."""
+    """Refuse a page that could not be written (`ftbc_onnx.whole.check_target`), or would not be taken for one."""
     check_target(target, option, ".html", ".htm")
+    if target.suffix.lower() not in (".html", ".htm"):
+        raise ConfigError(f"{option} '{target}' is to be an HTML page: give a name that ends in .html")
 
 
 def write_page(report: Mapping[str, Any], target: Path) -> None:
