@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import onnx_graphsurgeon as gs
 
+from ftbc_onnx.graph.passes.compare_to_relu import compare_to_relu
 from ftbc_onnx.graph.passes.constant_shapes import constant_shapes
 from ftbc_onnx.graph.passes.copy_axes import copy_axes
 from ftbc_onnx.graph.passes.dense_layers import dense_layers
@@ -30,6 +31,7 @@ PASSES: tuple[Callable[[gs.Graph], int], ...] = (
     copy_axes,
     shrink_broadcasts,
     sink_transposes,
+    compare_to_relu,
     merge_clips,
     dense_layers,
     fold_batchnorm,
