@@ -137,7 +137,7 @@ class TestFixedBatch:
         result = convert(parse(text), numbers(15, 6), steps=2)
         assert (result.report["calibration"]["batches"], result.report["samples"]) == (3, 12)
         assert result.evaluation.samples == 15
-        with pytest.raises(DataError, match=r"takes batches of exactly 4, and of the calibration data .* 3 samples are used"):
+        with pytest.raises(DataError, match=r"batches of exactly 4, and of the calibration data .* 3 samples are used"):
             convert(parse(text), numbers(3, 6), steps=2)
 
 
