@@ -67,8 +67,7 @@ def summarise(report: Report) -> list[str]:
             "more, better some hundreds (--calib-data, --calib-samples)."
         )
     unlike = _unlike(report, evaluation)
-    if unlike:
-        return [*sentences, unlike]
+    sentences += unlike
     if not evaluation.get("finite", True):
         sentences.append(
             "Outputs are not finite (NaN or infinite) on these data, so nothing is said of their error: look at the "
@@ -76,6 +75,8 @@ def summarise(report: Report) -> list[str]:
         )
     if _distance(evaluation) <= CLOSE:
         return [*sentences, *_good(report, evaluation)]
+    if unlike:
+        return sentences
     return [*sentences, *_where(report, evaluation), *_steps(report, evaluation), *_causes(report)]
 
 
@@ -90,19 +91,19 @@ def doubts(ann: float | None) -> list[str]:
     ]
 
 
-def _unlike(report: Report, evaluation: Mapping[str, Any]) -> str | None:
+def _unlike(report: Report, evaluation: Mapping[str, Any]) -> list[str]:
     """That calibration and evaluation data are prepared differently, by the mean of the first activation."""
     site = next((site for site in _known(report["sites"]) if not site["signed"]), None)
     if site is None:
-        return None
+        return []
     before, now = site["activation"]["mean"], evaluation["sites"][site["name"]]["mean_activation"]
     if not before or not now or 1 / ALIKE <= now / before <= ALIKE:
-        return None
-    return (
+        return []
+    return [
         f"The ANN's activation at '{site['name']}' is {now:.3g} on average on these data, and was {before:.3g} on "
         "those of the calibration: the two are not prepared alike, or are of another kind. Look at the scale and "
         "the type of both (--scale, --mean, --std; whole numbers or floats) before anything else."
-    )
+    ]
 
 
 def has_biases(report: Report) -> bool:

@@ -131,10 +131,12 @@ def test_few_calibration_samples_are_said() -> None:
 
 @pytest.mark.parametrize(("mean", "said"), [(0.75, None), (0.25, None), (102.0, "is 102 on"), (0.001, "is 0.001 on")])
 def test_data_that_are_not_prepared_alike(mean: float, said: str | None) -> None:
-    """The first activation is 0.4 on average on the calibration data. Nothing else is said then."""
+    """The first activation is 0.4 on average on the calibration data. Nothing else is said then, but what is good."""
     _, *rest = summarise(report(measured([30.0], sites=at_sites([0.001], [0.001], [0.001], mean=mean))))
     assert (len(rest) == 1 and "the two are not prepared alike" in rest[0]) is (said is not None)
     assert (said or "") in " ".join(rest)
+    close = summarise(report(measured([90.0, 90.0], sites=at_sites([0.001], [0.001], [0.001], mean=mean))))
+    assert close[-1].startswith("From T = 1 on the accuracy stays within 1 point")
 
 
 def test_data_of_which_nothing_is_known_are_not_compared() -> None:
