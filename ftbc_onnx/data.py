@@ -10,11 +10,11 @@ import hashlib
 import json
 import os
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,9 @@ from ftbc_onnx.shards import Arrays, Load, Shard, Shards, Spool
 
 UNNAMED = "(array)"  # stands for the key of an array that comes without one
 SUFFIXES = (".npz", ".npy")
+
+ForArrays: TypeAlias = Callable[[bool], Preprocessing]
+"""Makes the preprocessing of arrays, told whether they are of whole numbers."""
 
 
 @dataclass(frozen=True)
@@ -155,7 +158,7 @@ def open_data(
     labels: npt.ArrayLike | os.PathLike[str] | None = None,
     purpose: str = "calibration",
     limit: int | None = None,
-    shared: bool = False,
+    shared: bool | ForArrays = False,
 ) -> DataSource:
     """Opens data for a model with `inputs`; `purpose` begins the messages, `limit` keeps that many samples.
 
@@ -167,7 +170,8 @@ def open_data(
     class are put in another order, since parts of a conversion look at the first few only. `labels`, one per
     sample (an array, or a .npy or .npz file; for images also a .csv, whose files alone are used), replaces
     labels in the data. `shared`: the preprocessing is meant for image files beside them, so arrays leave out what
-    only those have, and whole numbers get the scale of pixels.
+    only those have, and whole numbers get the scale of pixels (or what is given makes preprocessing for arrays of
+    it, told whether they are of whole numbers).
     A source is taken as it is. Raises DataError and ConfigError.
     """
     if isinstance(what, tuple) and len(what) == 2 and isinstance(what[0], (str, os.PathLike)):
@@ -176,7 +180,8 @@ def open_data(
         raise ConfigError(f"limit {limit} cannot be used: give a positive number of samples")
     options = known_preprocessing(preprocessing)
     most = limit if labels is None else None  # as many samples as there are labels
-    opening = partial(_open, inputs=tuple(inputs), options=options, limit=most, shared=shared)
+    beside = options.for_arrays if shared is True else shared or None
+    opening = partial(_open, inputs=tuple(inputs), options=options, limit=most, beside=beside)
     where = f"{purpose} data"
     script = script_of(what)
     if script is None:
@@ -196,14 +201,6 @@ def open_data(
     if limit is not None and limit < len(source):
         source = source.subset(evenly(len(source), limit))
     return source.subset(mixed(len(source))) if purpose == "calibration" and in_runs(source.labels) else source
-
-
-def holds_images(what: Any) -> bool:
-    """Whether `what` is a folder of image files, with or without labels beside it."""
-    if isinstance(what, tuple) and len(what) == 2:
-        what = what[0]
-    folder = Path(what) if isinstance(what, (str, os.PathLike)) else None
-    return folder is not None and folder.is_dir() and image_list.has_images(folder)
 
 
 def spread(source: DataSource, count: int | None) -> DataSource:
@@ -252,14 +249,20 @@ def random_source(inputs: Sequence[InputSpec], samples: int, seed: int) -> DataS
 
 
 def _open(
-    what: Any, where: str, inputs: tuple[InputSpec, ...], options: Preprocessing, limit: int | None, *, shared: bool
+    what: Any,
+    where: str,
+    inputs: tuple[InputSpec, ...],
+    options: Preprocessing,
+    limit: int | None,
+    *,
+    beside: ForArrays | None,
 ) -> _Source:
     """`open_data` for everything but scripts and separate labels; an iterable is read up to `limit`."""
     if isinstance(what, (str, os.PathLike)):
-        return _open_path(Path(what), where, inputs, options, shared)
+        return _open_path(Path(what), where, inputs, options, beside)
     if isinstance(what, Mapping) or hasattr(what, "__array__") or (isinstance(what, tuple) and _is_pair(what)):
         shard = _shard(_arrays(what, where), inputs, options.layout, where)
-        return _join([shard], inputs, options, where, "arrays in memory", shared=shared)
+        return _join([shard], inputs, options, where, "arrays in memory", beside=beside)
     reader = callable(getattr(what, "get_next", None))
     if not reader and not isinstance(what, Iterable):
         raise DataError(f"{where}: a {type(what).__name__} cannot be read: expected a path, arrays, feeds or a reader")
@@ -274,11 +277,13 @@ def _open(
             break
     if not shards:
         raise DataError(f"{where}: the {type(what).__name__} gave no samples: rewind it, or make a new one")
-    source = _join(shards, inputs, options, where, type(what).__name__, shared=shared)
+    source = _join(shards, inputs, options, where, type(what).__name__, beside=beside)
     return source if limit is None else source.subset(np.arange(min(limit, count)))
 
 
-def _open_path(path: Path, where: str, inputs: tuple[InputSpec, ...], options: Preprocessing, shared: bool) -> _Source:
+def _open_path(
+    path: Path, where: str, inputs: tuple[InputSpec, ...], options: Preprocessing, beside: ForArrays | None
+) -> _Source:
     """A .npz or .npy file, or a folder of them or of images."""
     place = f"{where} {path}"
     listed = (path / image_list.LABELS_FILE).is_file()
@@ -302,7 +307,7 @@ def _open_path(path: Path, where: str, inputs: tuple[InputSpec, ...], options: P
         load = partial(_load, file, f"{where} {file}")
         again = load if len(files) > 1 or file.suffix.lower() == ".npy" else None
         shards.append(_shard(load(), inputs, options.layout, f"{where} {file}", again))
-    return _join(shards, inputs, options, place, path.resolve().name, shared=shared)
+    return _join(shards, inputs, options, place, path.resolve().name, beside=beside)
 
 
 def _load(path: Path, where: str) -> dict[str, Array]:
@@ -359,12 +364,11 @@ def _join(
     where: str,
     description: str,
     *,
-    shared: bool = False,
+    beside: ForArrays | None = None,
 ) -> _Source:
     """All samples of the shards; DataError when shards differ in more than length, ConfigError for image options."""
-    if shared:
-        whole = all(dtype.kind in "iu" for _, dtype in shards[0].forms.values())
-        options = options.for_arrays(whole)
+    if beside is not None:
+        options = beside(all(dtype.kind in "iu" for _, dtype in shards[0].forms.values()))
     if options.for_images:
         raise ConfigError(
             f"{where}: resize, crop and color work on image files, not on arrays: leave them out "

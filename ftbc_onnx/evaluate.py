@@ -28,7 +28,7 @@ from ftbc_onnx.graph.observe import (
     running_mean_name,
 )
 from ftbc_onnx.graph.sites import Network
-from ftbc_onnx.labels import check_labels
+from ftbc_onnx.labels import check_labels, warn_of_folders
 from ftbc_onnx.plan import SpikingPlan
 from ftbc_onnx.preprocessing import Preprocessing
 from ftbc_onnx.results import EarlyExit, EvaluationResult, SiteActivity
@@ -101,7 +101,9 @@ def run_ann(
         if batch.labels is not None and label_offset is not None:
             labels.append(batch.labels[:rows])
             if are_scores(found):
-                check_labels(labels[-1], label_offset, source.class_folders, found.shape[1], output)
+                check_labels(labels[-1] + label_offset, found.shape[1], output)
+                if not done:
+                    warn_of_folders(source.class_folders, label_offset, found.shape[1], output)
         values = observed.run(batch.feeds, names)
         for site in sites:
             means.add(
@@ -177,9 +179,10 @@ def evaluate(
             used = steps_used(curve, early_exit, plan.readout)
             early.add("steps", used.mean(), rows)
         if are_scores(curve[0]) and batch.labels is not None and label_offset is not None:
-            labels = batch.labels[:rows]
-            check_labels(labels, label_offset, source.class_folders, curve.shape[2], output)
-            labels = labels + label_offset
+            labels = batch.labels[:rows] + label_offset
+            check_labels(labels, curve.shape[2], output)
+            if ann is None and not done:
+                warn_of_folders(source.class_folders, label_offset, curve.shape[2], output)
             right.add("all", (curve.argmax(2) == labels).mean(1), rows)
             if early_exit is not None:
                 early.add("right", (decisions(curve, used) == labels).mean(), rows)

@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from ftbc_onnx.errors import DataError
 
@@ -27,6 +28,14 @@ def find_images(folder: Path) -> list[str]:
 def has_images(folder: Path) -> bool:
     """Whether there is one, or a table of them."""
     return (folder / LABELS_FILE).is_file() or any(True for _ in _images(folder))
+
+
+def holds_images(what: Any) -> bool:
+    """Whether `what` is a folder of image files, with or without labels beside it."""
+    if isinstance(what, tuple) and len(what) == 2:
+        what = what[0]
+    folder = Path(what) if isinstance(what, (str, os.PathLike)) else None
+    return folder is not None and folder.is_dir() and has_images(folder)
 
 
 def _images(folder: Path) -> Iterator[str]:

@@ -1,38 +1,41 @@
-"""Labels against the classes of an output."""
+"""Labels against the classes of an output: what is certainly wrong, and what may be."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 import numpy as np
 
 from ftbc_onnx.errors import DataError
 
+log = logging.getLogger("ftbc_onnx")
 
-def check_labels(labels: np.ndarray, offset: int, folders: Sequence[str], classes: int, output: str) -> None:
+
+def check_labels(labels: np.ndarray, classes: int, output: str) -> None:
     """Refuse labels that are no classes of an output.
 
-    Args:
-        labels: as the data have them, [n].
-        offset: added to each.
-        folders: the class folders whose order gives the labels; none if they come from elsewhere. Where there are fewer
-            than classes their numbers are not those of the classes, unless they are called by those.
-        classes: of the output.
-        output: its name.
-
     Raises:
-        DataError: which label, or how many folders.
+        DataError: which label.
     """
-    shifted = labels + offset
-    wrong = shifted[(shifted < 0) | (shifted >= classes)]
+    wrong = labels[(labels < 0) | (labels >= classes)]
     if wrong.size:
         raise DataError(
             f"label {wrong[0]} is no class of output '{output}', which has classes 0 to {classes - 1}: "
             "check the labels, or use --label-offset"
         )
+
+
+def warn_of_folders(folders: Sequence[str], offset: int, classes: int, output: str) -> None:
+    """A line of warning if labels come from class folders, and there is not one for each class of an output.
+
+    Their numbers are then likely not those of the classes; of folders that are called by their numbers they are, and
+    an output may have more classes than are used.
+    """
     numbered = all(name.isdecimal() and int(name) == number for number, name in enumerate(folders))
     if folders and len(folders) + offset != classes and not numbered:
-        raise DataError(
-            f"there are {len(folders)} class folders, and output '{output}' has {classes} classes: folders are "
-            "numbered in the order of their names, so each class takes one (be it empty); or give numbers by --labels"
+        log.warning(
+            "there are %d class folders, and output '%s' has %d classes: folders are numbered in the order of their "
+            "names, which fits if each class has one (be it empty); --labels gives other numbers",
+            *(len(folders), output, classes),
         )

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ftbc_onnx.config import ConvertConfig, check_whole
-from ftbc_onnx.data import DataSource, holds_images, open_data, random_source
+from ftbc_onnx.data import DataSource, open_data, random_source
 from ftbc_onnx.energy import Constants, energy_of
 from ftbc_onnx.errors import ConfigError, DataError, ModelError, OutOfMemoryError
 from ftbc_onnx.evaluate import AnnRun, check_early_exit, evaluate, run_ann
@@ -29,6 +29,7 @@ from ftbc_onnx.graph.prepare import prepare
 from ftbc_onnx.graph.provenance import stamp
 from ftbc_onnx.graph.sites import Network
 from ftbc_onnx.graph.view import GraphView, count_nodes
+from ftbc_onnx.image_list import holds_images
 from ftbc_onnx.job import Job, Progress
 from ftbc_onnx.network_size import count_neurons
 from ftbc_onnx.plan import SpikingPlan

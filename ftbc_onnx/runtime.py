@@ -36,6 +36,8 @@ _NO_ROOM = re.compile(
 )
 _PLACE = re.compile(r"(?:/|[A-Z]:\\)\S*onnxruntime[/\\]core[/\\]\S+:\d+ .*?\)(?= [A-Z])")
 """File, line and C++ signature of a function."""
+_MAPPED_STAYS = sys.platform == "win32"
+"""Whether a file that is mapped cannot be deleted: that of a large model then stays as long as its session."""
 
 
 @dataclass(frozen=True)
@@ -192,12 +194,13 @@ class Session:
         level = ort.GraphOptimizationLevel
         options.graph_optimization_level = level.ORT_ENABLE_ALL if optimise else level.ORT_DISABLE_ALL
         try:
-            source = self._files.enter_context(loadable(model))
-            what = str(source) if isinstance(source, Path) else source
-            with _quiet() if device.on_gpu else contextlib.nullcontext():
+            with contextlib.ExitStack() as files, _quiet() if device.on_gpu else contextlib.nullcontext():
+                source = files.enter_context(loadable(model))
+                what = str(source) if isinstance(source, Path) else source
                 self._session = ort.InferenceSession(what, options, providers=list(device.providers))
+                if isinstance(source, Path) and _MAPPED_STAYS:
+                    self._files = files.pop_all()
         except Exception as error:  # onnxruntime raises a family of its own, with no public base
-            self._files.close()
             newest = _NEWEST.search(str(error))
             why = _first_line(error)
             if newest is not None:
@@ -215,7 +218,7 @@ class Session:
         self.output_names: list[str] = [value.name for value in self._session.get_outputs()]
 
     def __del__(self) -> None:
-        """Delete the file of a large model, once nobody has it mapped."""
+        """Let go of the file of a large model, if it is still there, once nobody has it mapped."""
         self._session = None
         self._files.close()
 

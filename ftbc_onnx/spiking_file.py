@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,7 +11,7 @@ from typing import Any
 
 from ftbc_onnx.config import ConvertConfig
 from ftbc_onnx.data import DataSource, InputSpec, open_data
-from ftbc_onnx.errors import ModelError
+from ftbc_onnx.errors import ConfigError, ModelError
 from ftbc_onnx.graph.emit.unrolled import Readout
 from ftbc_onnx.graph.files import SourceModel, input_specs, load, load_snn
 from ftbc_onnx.graph.prepare import prepare
@@ -18,6 +19,8 @@ from ftbc_onnx.graph.provenance import read_plan, read_record
 from ftbc_onnx.graph.sites import Network
 from ftbc_onnx.plan import SpikingPlan
 from ftbc_onnx.preprocessing import PIXELS, Preprocessing, known_preprocessing
+
+log = logging.getLogger("ftbc_onnx")
 
 
 @dataclass(frozen=True)
@@ -59,9 +62,8 @@ class SpikingFile:
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """What was done to its calibration data; of image files without the scale that they get anyway."""
-        done = Preprocessing.from_dict(json.loads(self.record.get("preprocessing", "{}")))
-        return replace(done, scale=None) if done.for_images and done.scale == PIXELS else done
+        """What was done to its calibration data."""
+        return Preprocessing.from_dict(json.loads(self.record.get("preprocessing", "{}")))
 
     @property
     def label_offset(self) -> int:
@@ -82,9 +84,8 @@ class SpikingFile:
     ) -> DataSource:
         """Data for it (or for `inputs`), prepared as the calibration data were, but for what `preprocessing` sets.
 
-        One that sets nothing is for data that are ready: they are taken as they are.
-        Where those were image files, arrays leave out what only image files have, and whole numbers get the scale of
-        pixels, as beside images in a conversion.
+        One that sets nothing is for data that are ready: they are taken as they are. Where those were image files,
+        arrays leave out what only image files have; whole numbers get the scale of pixels, floats go without it.
 
         Raises:
             DataError: they do not fit the network.
@@ -92,8 +93,27 @@ class SpikingFile:
         """
         specs = input_specs(self.model) if inputs is None else inputs
         done, given = self.preprocessing, known_preprocessing(preprocessing)
-        wanted = given if preprocessing == Preprocessing() else given.over(done)
-        shared = done.for_images and not given.for_images
+        if preprocessing == Preprocessing():
+            return open_data(data, specs, given, purpose=purpose)
+        try:
+            wanted = given.over(done)
+        except ConfigError as error:
+            raise ConfigError(f"{error} (remembered from the conversion: {done.as_dict()})") from error
+
+        def for_arrays(whole: bool) -> Preprocessing:
+            """As beside images in a conversion, but the scale that was recorded is that of pixels."""
+            prepared = wanted.for_arrays(whole)
+            if given.scale is None and done.scale == PIXELS:
+                prepared = replace(prepared, scale=PIXELS if whole else None)
+            if prepared.arithmetic:
+                log.warning(
+                    "%s: arrays, for a network that was calibrated on images, are prepared by %s; for data that are "
+                    "ready give --mean 0 --std 1 --scale 1",
+                    *(purpose, prepared.as_dict()),
+                )
+            return prepared
+
+        shared = for_arrays if done.for_images and not given.for_images else False
         return open_data(data, specs, wanted, purpose=purpose, shared=shared)
 
     def ann(self, model: str | os.PathLike[str] | bytes) -> tuple[SourceModel, Network]:

@@ -15,7 +15,7 @@ else the error of the output. The others are said only where a number calls for 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import sqrt
+from math import isfinite, sqrt
 from typing import Any
 
 from ftbc_onnx.neurons import BINARY
@@ -66,13 +66,13 @@ def summarise(report: Report) -> list[str]:
             f"It was calibrated on {report['samples']} samples, which are not enough to rely on: give {FEWEST} or "
             "more, better some hundreds (--calib-data, --calib-samples)."
         )
-    unlike = _unlike(report, evaluation)
-    sentences += unlike
     if not evaluation.get("finite", True):
         sentences.append(
             "Outputs are not finite (NaN or infinite) on these data, so nothing is said of their error: look at the "
             "last layers of the model, and at the scale of the data."
         )
+    unlike = _unlike(report, evaluation)
+    sentences += unlike
     if _distance(evaluation) <= CLOSE:
         return [*sentences, *_good(report, evaluation)]
     if unlike:
@@ -94,10 +94,10 @@ def doubts(ann: float | None) -> list[str]:
 def _unlike(report: Report, evaluation: Mapping[str, Any]) -> list[str]:
     """That calibration and evaluation data are prepared differently, by the mean of the first activation."""
     site = next((site for site in _known(report["sites"]) if not site["signed"]), None)
-    if site is None:
+    if site is None or report["random_data"]:
         return []
     before, now = site["activation"]["mean"], evaluation["sites"][site["name"]]["mean_activation"]
-    if not before or not now or 1 / ALIKE <= now / before <= ALIKE:
+    if not before or not now or not isfinite(now) or 1 / ALIKE <= now / before <= ALIKE:
         return []
     return [
         f"The ANN's activation at '{site['name']}' is {now:.3g} on average on these data, and was {before:.3g} on "

@@ -68,6 +68,8 @@ class TestEvaluate:
         np.savez(tmp_path / "mixed.npz", image=images, label=(labels + 1) % 10)
         done = call("evaluate", snn, "--eval-data", tmp_path / "mixed.npz", "--ann", RELU)
         assert "The ANN itself has only 0.0 % on these data." in done.out
+        judged = call("evaluate", snn, "--eval-data", tmp_path / "mixed.npz", "--ann", RELU, "--json")
+        assert json.loads(judged.out)["summary"][0].startswith("The ANN itself has only 0.0 %")
         assert "itself has only" not in call("evaluate", snn, "--eval-data", TEST, "--ann", RELU).out
 
     def test_without_labels_and_ann_it_says_that_nothing_can_be_said(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 import tempfile
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from helpers import numbers, parse, run
 from networks import RELU, TEST, inputs, residual
 from onnx import TensorProto, helper
 
-from ftbc_onnx import convert, errors
+from ftbc_onnx import convert, errors, runtime
 from ftbc_onnx.errors import DataError, FtbcError, ModelError
 from ftbc_onnx.evaluate import evaluate_file
 from ftbc_onnx.graph import files
@@ -189,6 +190,18 @@ class TestExternalData:
         (tmp_path / "net.onnx.data").unlink()
         refused(path, "keeps weights in 'net.onnx.data', which is not beside it", f"to '{tmp_path}'")
 
+    def test_behind_a_link_in_a_folder_below(self, tmp_path: Path) -> None:
+        path = external(tmp_path)
+        whole = load(path)
+        model = onnx.load(path, load_external_data=False)
+        (tmp_path / "sub").mkdir()
+        (tmp_path / "net.onnx.data").rename(tmp_path / "blob")
+        (tmp_path / "sub" / "w.bin").symlink_to("../blob")
+        for tensor in model.graph.initializer:
+            tensor.external_data[0].value = "sub/w.bin"
+        path.write_bytes(model.SerializeToString())
+        assert load(path).model == whole.model
+
     @pytest.mark.parametrize("linked", [("net.onnx", "net.onnx.data"), ("net.onnx.data",)])
     def test_behind_links_are_read(self, tmp_path: Path, linked: tuple[str, ...]) -> None:
         """Hugging Face's cache is a folder of links to files that are called by their digests."""
@@ -266,7 +279,9 @@ class TestSave:
     def test_what_a_session_has_mapped_is_there_as_long_as_the_session(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        """Where it cannot be deleted as long as it is mapped."""
         monkeypatch.setattr(files, "_PROTOBUF_LIMIT", 1000)
+        monkeypatch.setattr(runtime, "_MAPPED_STAYS", True)
         monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
         session = Session(heavy())
         (folder,) = tmp_path.iterdir()
@@ -275,6 +290,20 @@ class TestSave:
         np.testing.assert_array_equal(session.run({"x": x})["y"], run(heavy(), {"x": x})["y"])
         del session
         assert not list(tmp_path.iterdir())
+        monkeypatch.setattr(runtime, "_MAPPED_STAYS", False)
+        session = Session(heavy())
+        assert not list(tmp_path.iterdir())
+        assert session.run({"x": x})["y"].shape == (2, 20)
+
+    @pytest.mark.parametrize("large", [False, True])
+    def test_a_session_lets_go_of_the_model(self, monkeypatch: pytest.MonkeyPatch, large: bool) -> None:
+        monkeypatch.setattr(files, "_PROTOBUF_LIMIT", 1000 if large else files._PROTOBUF_LIMIT)
+        monkeypatch.setattr(runtime, "_MAPPED_STAYS", True)
+        model = heavy()
+        before = sys.getrefcount(model)
+        session = Session(model)
+        assert sys.getrefcount(model) == before
+        assert session.output_names == ["y"]
 
     def test_nothing_is_left_of_a_model_that_is_not_taken(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import parse
 from networks import RELU, TEST, digits
 from PIL import Image
 
@@ -38,6 +39,41 @@ class TestImagesBesideArrays:
         again, _ = evaluate_file(result.model.SerializeToString(), (arrays, labels), ann=RELU)
         assert again.ann_accuracy == result.evaluation.ann_accuracy
         np.testing.assert_allclose(again.output_gap, result.evaluation.output_gap, rtol=1e-5)
+
+    @pytest.mark.parametrize("given", [None, 1 / 255])
+    def test_pixels_without_mean_and_std_have_the_scale_that_images_got(
+        self, folder: Path, given: float | None, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        images, labels = digits("test", 24)
+        options = Preprocessing(color="gray", scale=given)
+        model = convert(RELU, folder, eval_data=(folder, labels), preprocessing=options, steps=2).model
+        for arrays in ((images * 255).astype(np.uint8), images):
+            caplog.clear()
+            judged, _ = evaluate_file(model.SerializeToString(), (arrays, labels), ann=RELU)
+            assert judged.ann_accuracy == 100
+            assert ("prepared by {'scale': 0.00392" in caplog.text) is (arrays.dtype == np.uint8)
+            assert ("give --mean 0 --std 1 --scale 1" in caplog.text) is (arrays.dtype == np.uint8)
+
+    def test_floats_that_are_ready(self, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+        """That mean and std are taken off once more is said, with what to give instead."""
+        images, labels = digits("test", 24)
+        model = convert(RELU, folder, preprocessing=self.OPTIONS, steps=2).model.SerializeToString()
+        ready = ((images - np.float32(0.1)) / np.float32(0.5), labels)
+        twice, _ = evaluate_file(model, ready, ann=RELU)
+        assert "prepared by {'mean': [0.1], 'std': [0.5]}" in caplog.text
+        caplog.clear()
+        as_they_are = Preprocessing(scale=1, mean=(0,), std=(1,))
+        once, _ = evaluate_file(model, ready, ann=RELU, preprocessing=as_they_are)
+        also, _ = evaluate_file(model, ready, ann=RELU, preprocessing=Preprocessing())
+        assert once.output_gap == also.output_gap != twice.output_gap
+
+    def test_options_that_do_not_go_with_what_is_remembered(self) -> None:
+        images, _ = digits("test", 24)
+        remembered = Preprocessing(mean=(0.1, 0.2), std=(1, 1))
+        three = "g (float[N,2] x) => (float[N,2] y) { y = Relu(x) }"
+        model = convert(parse(three), images[:, 0, :2, 0], preprocessing=remembered, steps=2).model.SerializeToString()
+        with pytest.raises(ConfigError, match=r"mean has 1 numbers and std 2: .*\(remembered from the conversion"):
+            evaluate_file(model, images[:, 0, :2, 0], preprocessing=Preprocessing(mean=(0.5,)))
 
     def test_an_option_for_arrays_goes_before_what_was_recorded_and_leaves_the_rest(self, folder: Path) -> None:
         images, labels = digits("test", 24)

@@ -116,12 +116,42 @@ def test_until_a_pool_is_behind_the_rectifier_that_it_read():
         assert result.report["verification"]["bitwise"]
 
 
-def test_until_a_node_that_goes_into_another_is_refused():
-    text = """g (float[N,3,6,6] x) => (float[N,4,5,5] y) {
-        a = Conv(x, w) b = BatchNormalization(a, s, t, t, s) y = Relu(b) }"""
+@pytest.mark.parametrize(
+    ("body", "until", "sites"),
+    [
+        ("q = Relu(b) o = MaxPool <kernel_shape = [2,2]> (q) p = MaxPool <kernel_shape = [2,2]> (o)", "p", ["q"]),
+        ("q = Relu(b) i = Identity(q) p = MaxPool <kernel_shape = [2,2]> (i)", "p", ["q"]),
+        (
+            "d = Neg(b) e = Relu(b) f = Relu(d) q = Concat <axis = 1> (e, f) p = MaxPool <kernel_shape = [2,2]> (q)",
+            "p",
+            ["e", "f"],
+        ),
+    ],
+)
+def test_until_a_node_that_goes_elsewhere_is_where_its_tensor_is_made(body, until, sites):
+    text = (
+        f"g (float[N,3,6,6] x) => (float[N,k,h,l] y) {{ a = Conv(x, w) r = Relu(a) b = Conv(r, v) {body} y = Neg(p) }}"
+    )
+    net = parse(text, w=numbers(4, 3, 2, 2, scale=0.3), v=numbers(4, 4, 2, 2, scale=0.3))
+    result = convert(net, numbers(32, 3, 6, 6), steps=2, neuron="if", until=until, threads=1)
+    assert [site.name for site in result.plan.sites] == ["r", *sites]
+    assert result.report["verification"]["bitwise"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "n = BatchNormalization(b, s, t, t, s) y = Relu(n)",
+        "q = Relu(b) n = MaxPool <kernel_shape = [2,2]> (q) y = MaxPool <kernel_shape = [2,2]> (n)",
+    ],
+)
+def test_until_a_node_whose_tensor_is_made_nowhere_is_refused(body):
+    text = f"g (float[N,3,6,6] x) => (float[N,k,h,l] y) {{ b = Conv(x, w) {body} }}"
     net = parse(text, w=numbers(4, 3, 2, 2), s=np.ones(4, np.float32), t=np.zeros(4, np.float32))
-    with pytest.raises(ConfigError, match="until is 'b', which is written into other nodes"):
-        convert(net, numbers(8, 3, 6, 6), until="b")
+    with pytest.raises(
+        ConfigError, match=r"until is 'n', which is written into other nodes .*: name the one behind it"
+    ):
+        convert(net, numbers(8, 3, 6, 6), until="n")
 
 
 @pytest.mark.parametrize("scope", [{"until": "k2"}, {"exclude": ["r3"]}, {"include": ["Clip"]}])

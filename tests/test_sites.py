@@ -124,14 +124,14 @@ def test_no_activation_at_all():
         ("y = Bernoulli(r)", "its output is random"),
         ("y = RandomNormalLike(r)", "its output is random"),
         ("i = Flatten(r) y = Multinomial(i)", "its output is random"),
-        ("y = Dropout(r, zero, yes)", "it drops at random, as in training: export the model in evaluation mode"),
-        ("y = Dropout(r, zero, perhaps)", "it drops at random"),
+        ("y = Dropout(r, half, yes)", "it drops at random, as in training: export the model in evaluation mode"),
+        ("y = Dropout(r, half, perhaps)", "it drops at random"),
         ("y = custom.Op(r)", "it is of the domain 'custom'"),
     ],
 )
 def test_refusal_says_why(body, words):
     text = f"g ({IMAGE}, float top, bool perhaps) => (float[a] y) {{ k = Neg(x) r = Relu(k) {body} }}"
-    model = parse(text, domains='"custom" : 1', yes=np.array(True), **WEIGHTS)
+    model = parse(text, domains='"custom" : 1', yes=np.array(True), half=np.float32(0.5), **WEIGHTS)
     model.graph.output[0].type.tensor_type.ClearField("shape")
     network = find_network(normalise(model).model)
     (refusal,) = network.refusals
@@ -141,9 +141,10 @@ def test_refusal_says_why(body, words):
 
 
 def test_a_dropout_before_the_first_activation_is_refused_too():
-    network = network_of("k = Dropout(x, zero, yes) r = Relu(k) y = Conv(r, w)", yes=np.array(True))
-    (refusal,) = network.refusals
+    body = "k = Dropout(x, share, yes) r = Relu(k) y = Conv(r, w)"
+    (refusal,) = network_of(body, yes=np.array(True), share=np.float32(0.5)).refusals
     assert (refusal.op_type, "as in training" in refusal.reason) == ("Dropout", True)
+    assert network_of(body, yes=np.array(True), share=np.float32(0)).refusals == ()
 
 
 @pytest.mark.parametrize(

@@ -141,6 +141,11 @@ def test_data_that_are_not_prepared_alike(mean: float, said: str | None) -> None
 
 def test_data_of_which_nothing_is_known_are_not_compared() -> None:
     far = at_sites([0.001], [0.001], [0.001], mean=99.0)
+    assert "prepared alike" not in " ".join(summarise(report(measured([30.0], sites=far), random_data=True)))
+    infinite = at_sites([0.001], [0.001], [0.001], mean=float("nan"))
+    said = summarise(report(measured([30.0], sites=infinite, finite=False)))
+    assert "prepared alike" not in " ".join(said)
+    assert any("Outputs are not finite" in sentence for sentence in said)
     for known in (sites_with(None, None, None), [{**site, "signed": True} for site in sites_with(0.0, 0.0, 0.0)]):
         assert "prepared alike" not in " ".join(summarise(report(measured([30.0], sites=far), sites=known)))
 

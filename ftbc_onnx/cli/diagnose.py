@@ -13,7 +13,7 @@ from ftbc_onnx.cli.screen import log, print_json, progress_bars, report_console,
 from ftbc_onnx.cli.values import preprocessing_of
 from ftbc_onnx.diagnosis import SAMPLES, diagnose_file
 from ftbc_onnx.errors import ConfigError
-from ftbc_onnx.preprocessing import Preprocessing
+from ftbc_onnx.graph.files import input_specs
 from ftbc_onnx.remedies import remedies, to_try, verdict
 from ftbc_onnx.report_diagnosis import print_diagnosis
 from ftbc_onnx.selection import Trial
@@ -62,6 +62,10 @@ def diagnose(
     if calib_data is not None and not tries:
         raise ConfigError("--calib-data goes with --try, which converts again")
     preprocessing = preprocessing_of(options)
+    file = read_spiking(model)
+    calibration = None
+    if calib_data is not None:  # known to fit before the diagnosis begins
+        calibration = file.open(calib_data, preprocessing, "calibration", input_specs(file.ann(ann)[0].model))
     with progress_bars(quiet or as_json) as progress:
         diagnosis = diagnose_file(
             model,
@@ -73,7 +77,6 @@ def diagnose(
             device=device,
             progress=lambda done: progress("diagnosis", done, max(done, samples)),
         )
-        file = read_spiking(model)
         converted = with_neuron(file.options, file.plan)
         found = remedies(diagnosis, converted)
         trials: tuple[Trial, ...] = ()
@@ -85,8 +88,7 @@ def diagnose(
                 wanted,
                 replace(converted, device=device),
                 ann,
-                calib_data,
-                preprocessing=(preprocessing or Preprocessing()).over(file.preprocessing),
+                calibration,
                 progress=progress,
             )
     if as_json:

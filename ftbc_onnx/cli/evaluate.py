@@ -73,14 +73,12 @@ def evaluate(
         )
     energy = None if result.counts is None else energy_of(result.counts, constants).as_dict()
     if as_json:
-        print_json({**result.as_dict(), "energy": energy, "device": used})
+        print_json({**result.as_dict(), "energy": energy, "device": used, "summary": doubts(result.ann_accuracy)})
     else:
         console = report_console()
         console.print(f"device {used}", highlight=False)
         print_curve(console, result.as_dict())
-        for sentence in doubts(result.ann_accuracy):
-            console.print(sentence, highlight=False, soft_wrap=True)
         print_energy(console, energy)
-        if energy is None:
-            said = "events, SynOps and energy are not counted in the folded form: convert in another form"
-            console.print(said, highlight=False, soft_wrap=True)
+        uncounted = "events, SynOps and energy are not counted in the folded form: convert in another form"
+        for sentence in (*([uncounted] if energy is None else []), *doubts(result.ann_accuracy)):
+            console.print(sentence, highlight=False, soft_wrap=True)

@@ -116,8 +116,8 @@ def _load_external(model: onnx.ModelProto, folder: Path) -> None:
             continue
         beside = folder
         location = next(entry for entry in tensor.external_data if entry.key == "location")
-        part = folder / location.value
-        if part.parent == folder and part.is_symlink():  # nothing outside the folder is read but what it links to
+        part, inside = folder / location.value, Path(location.value)
+        if part.is_symlink() and not (inside.is_absolute() or ".." in inside.parts):  # the folder itself links to it
             beside, location.value = part.resolve().parent, part.resolve().name
         external_data_helper.load_external_data_for_tensor(tensor, str(beside))
         tensor.data_location = onnx.TensorProto.DEFAULT
@@ -269,6 +269,7 @@ def loadable(model: onnx.ModelProto) -> Iterator[bytes | Path]:
     with tempfile.TemporaryDirectory(prefix="ftbc-onnx-", ignore_cleanup_errors=True) as folder:
         path = Path(folder) / "model.onnx"
         _write(model, path)
+        del model  # it may be let go of while the file is there
         yield path
 
 

@@ -13,6 +13,7 @@ from ftbc_onnx.graph.dequantise import dequantise
 from ftbc_onnx.graph.float32 import in_float32
 from ftbc_onnx.graph.half import halve
 from ftbc_onnx.graph.normalise import Normalised, node_names, normalise
+from ftbc_onnx.graph.passes.pool_first import MAX_POOLS
 from ftbc_onnx.graph.qoperators import plain_operators
 from ftbc_onnx.graph.scope import Scope
 from ftbc_onnx.graph.sites import Network, find_network
@@ -52,27 +53,24 @@ def _plain(model: onnx.ModelProto, config: ConvertConfig) -> Normalised:
 
 
 def _until(model: onnx.ModelProto, plain: onnx.ModelProto, name: str | None) -> str | None:
-    """What `until` is called in the normalised network.
+    """The node of the normalised network behind which lies what was behind this one of the model.
 
-    A max pooling goes before the rectifier that it read (`passes.pool_first`): behind it is then behind that one.
+    It makes the same tensor, and may be another one, since a max pooling goes before the rectifier that it read. That
+    rectifier itself makes another tensor then, and stays what is meant by its name.
 
     Raises:
-        ConfigError: it is a node of the model that is no longer there.
+        ConfigError: there is none.
     """
-    if name is None:
-        return None
-    there, left = node_names(model), node_names(plain)
-    if name not in there:
+    node = None if name is None else node_names(model).get(name)
+    if node is None:
         return name
-    if name not in left:
+    made, left = next(output for output in node.output if output), node_names(plain)
+    maker = next((called for called, other in left.items() if made in other.output), None)
+    if maker is None and (name not in left or node.op_type in MAX_POOLS):
         raise ConfigError(
-            f"until is '{name}', which is written into other nodes before anything is converted (a BatchNormalization "
-            "goes into the layer before it, for example): name the node behind it"
+            f"until is '{name}', which is written into other nodes before anything is converted: name the one behind it"
         )
-    reads = next(iter(there[name].input), "")
-    before = next((called for called, node in there.items() if reads in node.output), None)
-    swapped = before in left and left[name].output[0] in left[before].input
-    return before if swapped else name
+    return maker or name
 
 
 def _find(normalised: Normalised, config: ConvertConfig) -> tuple[Normalised, Network]:

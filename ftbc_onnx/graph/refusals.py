@@ -58,5 +58,8 @@ def _drops(view: GraphView, node: onnx.NodeProto) -> bool:
     """Whether a node is a Dropout that drops, or may."""
     if node.op_type != "Dropout" or len(node.input) < 3 or not node.input[2]:
         return False
+    ratio = view.constant(node.input[1]) if node.input[1] else None
+    if ratio is not None and not ratio.any():
+        return False
     training = view.constant(node.input[2])
     return training is None or bool(training.any())

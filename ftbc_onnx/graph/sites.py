@@ -83,8 +83,9 @@ class Network:
             return f"--include, --exclude and --until leave out all its activations ({len(self.analog)}): leave some in"
         if not self.sites:
             return (
-                "it has no activation to convert: neurons stand for Relu, Clip from 0, Max with 0, QCFS and smooth "
-                "functions such as Sigmoid; write a rectifier made of comparisons as Relu or Clip"
+                "it has no activation to convert: neurons stand for Relu, Clip from 0, Max with 0 and QCFS, and for "
+                "smooth functions such as Sigmoid where a layer reads them (not behind --until, nor with --smooth "
+                "rate-exact); write a rectifier made of other operators as Relu or Clip"
             )
         if not any(name in self.temporal for name in self.view.output_names):
             return "no output depends on an activation: there is nothing to convert"

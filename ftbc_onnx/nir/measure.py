@@ -13,7 +13,7 @@ from ftbc_onnx.data import DataSource
 from ftbc_onnx.evaluate import are_scores
 from ftbc_onnx.graph.emit import emit_quick
 from ftbc_onnx.graph.sites import Network
-from ftbc_onnx.labels import check_labels
+from ftbc_onnx.labels import check_labels, warn_of_folders
 from ftbc_onnx.nir.consumer import Runtime
 from ftbc_onnx.plan import SpikingPlan
 from ftbc_onnx.runtime import Device, Session
@@ -80,14 +80,17 @@ def measure(
     output = emitted.readouts[0].output
     session = Session(emitted.model, device)
     (fed,) = (value.name for value in network.view.inputs)
-    theirs, ours, labels = [], [], []
+    theirs, ours = [], []
+    labels: list[np.ndarray] = []
     for batch, rows in batching.padded(source, samples):
         ours.append(session.run(batch.feeds, [output])[output][:rows])
         steps = runtime.run(batch.feeds[fed].astype(np.float32, copy=False), plan.steps)
         theirs.append(steps[min(plan.readout.start, plan.steps - 1) :].mean(0)[:rows])
         if batch.labels is not None and are_scores(ours[-1]):
-            check_labels(batch.labels[:rows], label_offset, source.class_folders, ours[-1].shape[1], output)
+            if not labels:
+                warn_of_folders(source.class_folders, label_offset, ours[-1].shape[1], output)
             labels.append(batch.labels[:rows] + label_offset)
+            check_labels(labels[-1], ours[-1].shape[1], output)
         progress(sum(map(len, ours)))
     mine, other = np.concatenate(ours), np.concatenate(theirs)
     scores = are_scores(mine)

@@ -14,11 +14,12 @@ import numpy as np
 
 from ftbc_onnx.batching import static_batch
 from ftbc_onnx.config import ConvertConfig
-from ftbc_onnx.data import DataSource, holds_images, open_data
+from ftbc_onnx.data import DataSource, open_data
 from ftbc_onnx.errors import DataError, ModelError
 from ftbc_onnx.evaluate import evaluate_file
 from ftbc_onnx.graph.files import input_specs, load
 from ftbc_onnx.graph.weights import exceeds
+from ftbc_onnx.image_list import holds_images
 from ftbc_onnx.pipeline import ConversionResult, convert
 from ftbc_onnx.preprocessing import Preprocessing
 from ftbc_onnx.selection import FEWEST, split

@@ -17,13 +17,13 @@ import onnx_graphsurgeon as gs
 from ftbc_onnx.graph.passes.merge_clips import bounds_of
 from ftbc_onnx.graph.passes.surgery import producer, sole_consumer
 
-_POOLS = ("MaxPool", "GlobalMaxPool")
+MAX_POOLS = ("MaxPool", "GlobalMaxPool")
 
 
 def pool_first(graph: gs.Graph) -> int:
     """Apply to every max pooling; returns the number of places changed."""
     count = 0
-    for pool in [node for node in graph.nodes if node.op in _POOLS and len(node.outputs) == 1]:
+    for pool in [node for node in graph.nodes if node.op in MAX_POOLS and len(node.outputs) == 1]:
         maker = producer(pool.inputs[0])
         if maker is None or sole_consumer(graph, maker.outputs[0]) is not pool:
             continue
