@@ -73,6 +73,17 @@ class TestImages:
         assert again["output_gap"] == by_file["evaluation"]["output_gap"]
         fails(call(*base[:-1], "--preprocessor", tmp_path / "none.json"), 2, "none.json' cannot be read")
 
+    def test_a_diagnosis_on_arrays_tries_on_arrays(self, call: Caller, folder: Path, tmp_path: Path) -> None:
+        """Which are prepared as `evaluate` does it; and what does not fit is known before the diagnosis."""
+        out, arrays = tmp_path / "snn.onnx", tmp_path / "pixels.npy"
+        np.save(arrays, np.rint(digits("test", 40)[0] * 255).astype(np.uint8))
+        base = ("convert", RELU, "-T", 2, "--neuron", "if", "--threshold", "percentile", "--percentile", 60)
+        assert call(*base, "--crop", 8, "--calib-data", folder, "-o", out).code == 0
+        diagnose = ("diagnose", out, "--ann", RELU, "--data", arrays, "--samples", 8, "--try", "--json", "--calib-data")
+        report = json.loads(call(*diagnose, arrays).out)
+        assert len(report["trials"]) > 1
+        fails(call(*diagnose, tmp_path / "none.npy"), 4, "no such file or folder")
+
     def test_arrays_have_no_sizes(self, call: Caller, ann: Path, data: Path, tmp_path: Path) -> None:
         (tmp_path / "preprocessor_config.json").write_text('{"size": 8, "image_mean": [0], "image_std": [1]}')
         done = call("convert", ann, "--calib-data", data, "--preprocessor", tmp_path)
