@@ -117,7 +117,12 @@ class SpikingFile:
         return open_data(data, specs, wanted, purpose=purpose, shared=shared)
 
     def ann(self, model: str | os.PathLike[str] | bytes) -> tuple[SourceModel, Network]:
-        """The ANN it was made from (a path, or its bytes), as it was read and normalised.
+        """The ANN it was made from (a path, or its bytes), as it was read and normalised. Raises as `original`."""
+        original = self.original(model)
+        return original, prepare(original.model, self.options)[1]
+
+    def original(self, model: str | os.PathLike[str] | bytes) -> SourceModel:
+        """The ANN it was made from (a path, or its bytes), as it was read.
 
         Raises:
             ModelError: this is another one.
@@ -128,7 +133,7 @@ class SpikingFile:
                 f"{self.called} was not made from {_called(model)} (their digests differ): "
                 "give the ANN that was converted"
             )
-        return original, prepare(original.model, self.options)[1]
+        return original
 
 
 def read_spiking(what: str | os.PathLike[str] | bytes) -> SpikingFile:

@@ -65,7 +65,7 @@ def diagnose(
     file = read_spiking(model)
     calibration = None
     if calib_data is not None:  # known to fit before the diagnosis begins
-        calibration = file.open(calib_data, preprocessing, "calibration", input_specs(file.ann(ann)[0].model))
+        calibration = file.open(calib_data, preprocessing, "calibration", input_specs(file.original(ann).model))
     with progress_bars(quiet or as_json) as progress:
         diagnosis = diagnose_file(
             model,

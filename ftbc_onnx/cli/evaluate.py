@@ -79,6 +79,8 @@ def evaluate(
         console.print(f"device {used}", highlight=False)
         print_curve(console, result.as_dict())
         print_energy(console, energy)
-        uncounted = "events, SynOps and energy are not counted in the folded form: convert in another form"
-        for sentence in (*([uncounted] if energy is None else []), *doubts(result.ann_accuracy)):
+        sentences = doubts(result.ann_accuracy)
+        if energy is None:
+            sentences.insert(0, "events, SynOps and energy are not counted in the folded form: convert in another form")
+        for sentence in sentences:
             console.print(sentence, highlight=False, soft_wrap=True)

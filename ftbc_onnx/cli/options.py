@@ -92,28 +92,18 @@ def run_options(command: F) -> F:
 
 def data_options(command: F) -> F:
     """How data are read and fed, and where things run."""
-    return _all(
-        preprocessing_options,
-        click.option(
-            "--label-offset",
-            type=int,
-            default=0,
-            show_default=True,
-            help="Added to every label (1: class 0 is background).",
-        ),
-        run_options,
-    )(command)
+    text = "Added to every label (1: class 0 is background)."
+    return _data_options(click.option("--label-offset", type=int, default=0, show_default=True, help=text))(command)
 
 
 def converted_data_options(command: F) -> F:
     """The same for a network that remembers how it was calibrated."""
-    return _all(
-        preprocessing_options,
-        click.option(
-            "--label-offset", type=int, help="Added to every label [default: what was added in the conversion]."
-        ),
-        run_options,
-    )(command)
+    text = "Added to every label [default: what was added in the conversion]."
+    return _data_options(click.option("--label-offset", type=int, help=text))(command)
+
+
+def _data_options(label_offset: Callable[[F], F]) -> Callable[[F], F]:
+    return _all(preprocessing_options, label_offset, run_options)
 
 
 def output_options(command: F) -> F:

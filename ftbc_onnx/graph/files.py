@@ -118,7 +118,8 @@ def _load_external(model: onnx.ModelProto, folder: Path) -> None:
         location = next(entry for entry in tensor.external_data if entry.key == "location")
         part, inside = folder / location.value, Path(location.value)
         if part.is_symlink() and not (inside.is_absolute() or ".." in inside.parts):  # the folder itself links to it
-            beside, location.value = part.resolve().parent, part.resolve().name
+            target = part.resolve()
+            beside, location.value = target.parent, target.name
         external_data_helper.load_external_data_for_tensor(tensor, str(beside))
         tensor.data_location = onnx.TensorProto.DEFAULT
         del tensor.external_data[:]

@@ -17,7 +17,8 @@ from onnx import TensorProto, helper, numpy_helper
 LIMIT = 2**31 - 1
 """Bytes of the largest protobuf message."""
 
-_FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16)
+FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16)
+"""Types of floats that NumPy has."""
 _SMALL = 1024  # elements: targets of Reshapes and the like, whose values shape inference reads
 
 
@@ -66,7 +67,7 @@ def add_initializers(model: onnx.ModelProto, tensors: Iterable[onnx.TensorProto]
 
 def count_nan(tensor: onnx.TensorProto) -> int:
     """How many of a tensor's numbers are NaN."""
-    if tensor.data_type not in _FLOATS:
+    if tensor.data_type not in FLOATS:
         return 0
     values = numpy_helper.to_array(tensor)
     # NaN is the least there is: no array of booleans for large weights that are right

@@ -11,13 +11,12 @@ compares as not greater, would become 0 before and stays NaN after.)
 from __future__ import annotations
 
 import numpy as np
-import onnx
 import onnx_graphsurgeon as gs
 
 from ftbc_onnx.graph.passes.surgery import element_type, fits_into, producer, scalar_value
+from ftbc_onnx.graph.weights import FLOATS
 
 _ABOVE, _BELOW = ("Greater", "GreaterOrEqual"), ("Less", "LessOrEqual")
-_FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
 
 
 def compare_to_relu(graph: gs.Graph) -> int:
@@ -25,7 +24,7 @@ def compare_to_relu(graph: gs.Graph) -> int:
     count = 0
     for node in graph.nodes:
         x = _chosen(node) if node.op == "Where" else _masked(node) if node.op == "Mul" else None
-        if x is None or element_type(x) not in _FLOATS:
+        if x is None or element_type(x) not in FLOATS:
             continue
         node.op, node.inputs = "Relu", [x]
         count += 1
