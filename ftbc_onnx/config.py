@@ -73,8 +73,8 @@ class ConvertConfig:
             None: with ``solve``, for neurons of one level, if samples are held back for something else.
         refit: fit layers to the spikes that they read (`ftbc_onnx.refit`); taken if it holds on samples held back.
         calib_samples: samples used of the calibration data, at most.
-        batch_size: samples per run; None: 128, or fewer if there are fewer, if the network is large, or if a run on a
-            CPU only judges (decision 38).
+        batch_size: samples per run; None: 128, or fewer if there are fewer or if the network is large. A run on a CPU
+            that only judges takes no more than is fast (decision 38).
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         threads: of onnxruntime, per session; None: as many as there are cores.
         seed: of random calibration data.

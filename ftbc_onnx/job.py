@@ -44,16 +44,24 @@ class Job:
         return sum(self.neurons.values())
 
     def batching(self, data: DataSource, samples: int | None = None) -> Batching:
-        """Batches in which networks are judged on some data, as the options ask for."""
-        return choose_batching(
-            self.config.batch_size,
-            self.network.static_batch,
-            data,
-            samples,
-            "evaluation",
-            neurons=self.size,
-            cores=self.device.cores,
-        )
+        """Batches in which networks are judged on some data: on a CPU no more than is fast, whatever is asked for.
+
+        Any number of samples gives the same; what is asked for is how many a rule sees at once.
+        """
+
+        def choose(wanted: int | None) -> Batching:
+            return choose_batching(
+                wanted,
+                self.network.static_batch,
+                data,
+                samples,
+                "evaluation",
+                neurons=self.size,
+                cores=self.device.cores,
+            )
+
+        fast, asked = choose(None), self.config.batch_size
+        return fast if asked is None or (self.device.cores and fast.size < asked) else choose(asked)
 
     def stage(self, name: str, samples: int) -> Callable[[int], None]:
         """Tells that a stage begins; what it returns is told the samples done, of so many in all."""

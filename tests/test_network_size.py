@@ -96,10 +96,10 @@ class TestBatches:
 
             monkeypatch.setattr(batching.Batching, name, watched)
 
-        def convert_digits() -> ConversionResult:
+        def convert_digits(**more: Any) -> ConversionResult:
             for sizes in seen.values():
                 sizes.clear()
-            options = {"steps": 2, "neuron": "if", "threads": 1, "verify": False}
+            options = {"steps": 2, "neuron": "if", "threads": 1, "verify": False, **more}
             return convert(RELU, images[:64], eval_data=(images[:32], labels[:32]), **options)
 
         whole = convert_digits()
@@ -110,6 +110,12 @@ class TestBatches:
         for name, bias in whole.plan.biases.items():
             np.testing.assert_array_equal(parts.plan.biases[name], bias)
         assert parts.report["evaluation"]["accuracy"] == whole.report["evaluation"]["accuracy"]
+        published = convert_digits(rule="paper", batch_size=24)  # a batch for the rule
+        assert seen == {"whole": {24}, "padded": {1, 5}}
+        monkeypatch.setattr(batching, "_CACHED", 100 * whole.report["neurons"])
+        again = convert_digits(rule="paper", batch_size=24)
+        assert seen == {"whole": {24}, "padded": {1, 16, 24}}
+        assert again.report["evaluation"]["accuracy"] == published.report["evaluation"]["accuracy"]
 
     def test_a_conversion_and_its_file_keep_to_it(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         images, labels = digits("calibration")
