@@ -6,7 +6,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,7 @@ from ftbc_onnx.graph.observe import (
 )
 from ftbc_onnx.graph.sites import Network
 from ftbc_onnx.labels import check_labels, warn_of_folders
+from ftbc_onnx.likeness import compare, moments
 from ftbc_onnx.plan import SpikingPlan
 from ftbc_onnx.preprocessing import Preprocessing
 from ftbc_onnx.results import EarlyExit, EvaluationResult, SiteActivity
@@ -319,7 +320,7 @@ def evaluate_file(
         early_exit=early_exit,
         progress=lambda done: progress("evaluation", done, count),
     )
-    return result, where.name
+    return replace(result, unlike=compare(file.inputs, moments(source))), where.name
 
 
 def check_early_exit(output: np.ndarray, name: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,13 @@ from ftbc_onnx.distribution import distribution
 from ftbc_onnx.graph.emit.unrolled import Emitted
 from ftbc_onnx.graph.fittable import fittable_layers
 from ftbc_onnx.job import Job
+from ftbc_onnx.likeness import Moments
 from ftbc_onnx.planning import Planned
 from ftbc_onnx.runtime import package_version, runtime_version
 
 
-def record_of(job: Job, planned: Planned, emitted: Emitted) -> dict[str, Any]:
-    """What the emitted model remembers of where it comes from."""
+def record_of(job: Job, planned: Planned, emitted: Emitted, inputs: Mapping[str, Moments]) -> dict[str, Any]:
+    """What the emitted model remembers of where it comes from; `inputs` are the numbers that it got."""
     data, plan, calibrated = job.calibration, planned.plan, planned.calibrated
     prepared = next((source for source in (data, job.judged) if source is not None and source.of_images), data)
     return {
@@ -40,6 +42,7 @@ def record_of(job: Job, planned: Planned, emitted: Emitted) -> dict[str, Any]:
         "random_data": job.random,
         "preprocessing": {} if prepared is None else prepared.preprocessing.as_dict(),
         "label_offset": job.label_offset,
+        "inputs": {name: asdict(found) for name, found in inputs.items()},
     }
 
 

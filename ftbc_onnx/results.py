@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ftbc_onnx.likeness import Unlike
 from ftbc_onnx.plan import SpikingSite
 
 
@@ -238,6 +239,7 @@ class EvaluationResult:
         readout: over which steps outputs are averaged, ``mean`` or ``delayed:t0``.
         early_exit: accuracy and steps with an early exit; None if it was not asked for.
         finite: whether all outputs that were compared are finite.
+        unlike: inputs that get other numbers on these data than they got in the conversion.
     """
 
     samples: int
@@ -254,6 +256,7 @@ class EvaluationResult:
     readout: str = "mean"
     early_exit: EarlyExit | None = None
     finite: bool = True
+    unlike: tuple[Unlike, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON types; gap and rate per site."""
@@ -284,6 +287,7 @@ class EvaluationResult:
             "counts": None if self.counts is None else self.counts.as_dict(),
             "readout": self.readout,
             "early_exit": None if self.early_exit is None else self.early_exit.as_dict(),
+            "unlike": [found.as_dict() for found in self.unlike],
         }
 
 

@@ -17,6 +17,7 @@ from ftbc_onnx.graph.files import SourceModel, input_specs, load, load_snn
 from ftbc_onnx.graph.prepare import prepare
 from ftbc_onnx.graph.provenance import read_plan, read_record
 from ftbc_onnx.graph.sites import Network
+from ftbc_onnx.likeness import Moments
 from ftbc_onnx.plan import SpikingPlan
 from ftbc_onnx.preprocessing import PIXELS, Preprocessing, known_preprocessing
 
@@ -69,6 +70,11 @@ class SpikingFile:
     def label_offset(self) -> int:
         """What was added to the labels of its evaluation data."""
         return int(self.record.get("label_offset", "0"))
+
+    @property
+    def inputs(self) -> dict[str, Moments]:
+        """The numbers that its inputs got in the conversion; none if these were random, or the file is older."""
+        return {name: Moments(**found) for name, found in json.loads(self.record.get("inputs", "{}")).items()}
 
     @property
     def neurons(self) -> int:

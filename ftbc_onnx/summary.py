@@ -4,8 +4,8 @@ The first sentence says how far, by the best measure that there is: accuracy, el
 else the error of the output. The others are said only where a number calls for them:
 
 1. the data are no judge: random, or those of the calibration;
-2. the ANN itself is below `DOUBTFUL`: the data are probably not prepared as it expects; or its first activation differs
-   by a factor above `ALIKE` from that on the calibration data: the two are prepared differently;
+2. the ANN itself is below `DOUBTFUL`: the data are probably not prepared as it expects; or its inputs get other numbers
+   than they got from the calibration data (`ftbc_onnx.likeness`): the two are prepared differently;
 3. the SNN is within `CLOSE` of the ANN: the shortest T from which on it stays so;
 4. it is not: where the gap grows first (above half of the largest), or that no mean gap is above `SMALL`; whether the
    error of the output still falls (below `FALLS` of that at T/2); whether a site is clipped (more than `CLIPPED` of its
@@ -15,7 +15,7 @@ else the error of the output. The others are said only where a number calls for 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import isfinite, sqrt
+from math import sqrt
 from typing import Any
 
 from ftbc_onnx.neurons import BINARY
@@ -25,9 +25,6 @@ CLOSE = 1.0
 
 DOUBTFUL = 50.0
 """Accuracy of the ANN, in percent, below which its data are looked at first."""
-
-ALIKE = 2.0
-"""Factor between the means of an activation on two sets of data up to which these are taken for prepared alike."""
 
 FEWEST = 32
 """Calibration samples below which a word is said of their number."""
@@ -71,11 +68,11 @@ def summarise(report: Report) -> list[str]:
             "Outputs are not finite (NaN or infinite) on these data, so nothing is said of their error: look at the "
             "last layers of the model, and at the scale of the data."
         )
-    unlike = _unlike(report, evaluation)
-    sentences += unlike
+    other = unlike(evaluation)
+    sentences += other
     if _distance(evaluation) <= CLOSE:
         return [*sentences, *_good(report, evaluation)]
-    if unlike:
+    if other:
         return sentences
     return [*sentences, *_where(report, evaluation), *_steps(report, evaluation), *_causes(report)]
 
@@ -91,18 +88,14 @@ def doubts(ann: float | None) -> list[str]:
     ]
 
 
-def _unlike(report: Report, evaluation: Mapping[str, Any]) -> list[str]:
-    """That calibration and evaluation data are prepared differently, by the mean of the first activation."""
-    site = next((site for site in _known(report["sites"]) if not site["signed"]), None)
-    if site is None or report["random_data"]:
-        return []
-    before, now = site["activation"]["mean"], evaluation["sites"][site["name"]]["mean_activation"]
-    if not before or not now or not isfinite(now) or 1 / ALIKE <= now / before <= ALIKE:
-        return []
+def unlike(evaluation: Mapping[str, Any]) -> list[str]:
+    """That data are prepared otherwise than those of the conversion (`ftbc_onnx.likeness`), of the first such input."""
     return [
-        f"The ANN's activation at '{site['name']}' is {now:.3g} on average on these data, and was {before:.3g} on "
-        "those of the calibration: the two are not prepared alike, or are of another kind. Look at the scale and "
-        "the type of both (--scale, --mean, --std; whole numbers or floats) before anything else."
+        f"Input '{found['name']}' is {found['now']['mean']:.3g} on average on these data, with a standard deviation of "
+        f"{found['now']['std']:.3g}, and was {found['before']['mean']:.3g} with {found['before']['std']:.3g} in the "
+        "conversion: the two are not prepared alike, or are of another kind. Look at the scale and the type of both "
+        "(--scale, --mean, --std; whole numbers or floats) before anything else."
+        for found in evaluation["unlike"][:1]
     ]
 
 

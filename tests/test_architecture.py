@@ -27,6 +27,7 @@ ROOMS = {
         "sample_order",
         "data_script",
         "data",
+        "likeness",
         "batching",
         "window",
         "shrinkage",

@@ -72,6 +72,17 @@ class TestEvaluate:
         assert json.loads(judged.out)["summary"][0].startswith("The ANN itself has only 0.0 %")
         assert "itself has only" not in call("evaluate", snn, "--eval-data", TEST, "--ann", RELU).out
 
+    @pytest.mark.parametrize(("factor", "said"), [(1.0, False), (1 / 255, True), (20.0, True)])
+    def test_data_prepared_otherwise_than_in_the_conversion_are_told(
+        self, call: Caller, snn: Path, tmp_path: Path, factor: float, said: bool
+    ) -> None:
+        images, labels = digits("test", 40)
+        np.savez(tmp_path / "scaled.npz", image=(images * factor).astype(np.float32), label=labels)
+        judged = ("evaluate", snn, "--eval-data", tmp_path / "scaled.npz")
+        summary = json.loads(call(*judged, "--json").out)["summary"]
+        assert ["not prepared alike" in sentence for sentence in summary] == [True] * said
+        assert not said or summary[0] in call(*judged).out
+
     def test_without_labels_and_ann_it_says_that_nothing_can_be_said(
         self, call: Caller, snn: Path, tmp_path: Path
     ) -> None:

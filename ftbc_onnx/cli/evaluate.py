@@ -13,7 +13,7 @@ from ftbc_onnx.cli.values import labelled, preprocessing_of
 from ftbc_onnx.energy import Constants, energy_of
 from ftbc_onnx.evaluate import evaluate_file
 from ftbc_onnx.report import print_curve, print_energy
-from ftbc_onnx.summary import doubts
+from ftbc_onnx.summary import doubts, unlike
 
 
 @click.command()
@@ -72,14 +72,15 @@ def evaluate(
             progress=progress,
         )
     energy = None if result.counts is None else energy_of(result.counts, constants).as_dict()
+    evaluation = result.as_dict()
+    sentences = [*doubts(result.ann_accuracy), *unlike(evaluation)]
     if as_json:
-        print_json({**result.as_dict(), "energy": energy, "device": used, "summary": doubts(result.ann_accuracy)})
+        print_json({**evaluation, "energy": energy, "device": used, "summary": sentences})
     else:
         console = report_console()
         console.print(f"device {used}", highlight=False)
-        print_curve(console, result.as_dict())
+        print_curve(console, evaluation)
         print_energy(console, energy)
-        sentences = doubts(result.ann_accuracy)
         if energy is None:
             sentences.insert(0, "events, SynOps and energy are not counted in the folded form: convert in another form")
         for sentence in sentences:
