@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,7 @@ from ftbc_onnx.graph.altered import altered_weights
 from ftbc_onnx.graph.emit.diagnosis import COSTS, CURVE, OUTPUT, SIZE, TAIL, curves_name, emit_diagnosis, parts_name
 from ftbc_onnx.graph.files import input_specs
 from ftbc_onnx.graph.sites import Network
+from ftbc_onnx.likeness import Unlike, compare, moments
 from ftbc_onnx.network_size import count_neurons
 from ftbc_onnx.plan import SpikingPlan, SpikingSite
 from ftbc_onnx.preprocessing import Preprocessing
@@ -125,6 +126,7 @@ class Diagnosis:
         tail: what layers behind the last site add to the output, relative to mean |ANN|: 0 but for other weights.
         altered: weights that the file has others of.
         rerun: mean |file - diagnosis graph| of the output on a few samples, relative to mean |ANN|; None: not run.
+        unlike: inputs that get other numbers on these data than they got in the conversion.
     """
 
     plan: SpikingPlan
@@ -137,6 +139,7 @@ class Diagnosis:
     tail: float
     altered: tuple[str, ...] = ()
     rerun: float | None = None
+    unlike: tuple[Unlike, ...] = ()
 
     @property
     def ranked(self) -> list[SiteDiagnosis]:
@@ -164,6 +167,7 @@ class Diagnosis:
             "tail": self.tail,
             "altered_weights": list(self.altered),
             "rerun_difference": self.rerun,
+            "unlike": [found.as_dict() for found in self.unlike],
         }
 
 
@@ -290,7 +294,7 @@ def diagnose_file(
     where = choose_device(device)
     neurons = sum(count_neurons(network, source, where).values())
     wanted = batch_size or max(_ELEMENTS // max(neurons, 1), 1)
-    return diagnose(
+    found = diagnose(
         network,
         file.plan,
         source,
@@ -301,6 +305,7 @@ def diagnose_file(
         emitted=None if file.form == "step" or file.plan.readout.start else file.model,
         progress=progress,
     )
+    return replace(found, unlike=compare(file.inputs, moments(source)))
 
 
 def _site(site: SpikingSite, plan: SpikingPlan, tables: tuple[np.ndarray, np.ndarray], **costs: Any) -> SiteDiagnosis:

@@ -52,13 +52,13 @@ class Moments:
     samples: int
 
     def like(self, other: Moments) -> bool:
-        """Whether both may be of data that are prepared alike."""
+        """Whether both may be of data that are prepared alike; of a constant (a mask, say) there is no ratio."""
         low, high = sorted((self.std, other.std))
         if high == 0:
             return self.mean == other.mean
         enough = min(self.samples, other.samples) >= ENOUGH
         most, far = (RATIO, SHIFT) if enough else (RATIO_OF_FEW, SHIFT_OF_FEW)
-        return high <= most * low and abs(self.mean - other.mean) <= far * high
+        return (low == 0 or high <= most * low) and abs(self.mean - other.mean) <= far * high
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,21 @@ class Unlike:
     name: str
     before: Moments
     now: Moments
+
+    @property
+    def sentence(self) -> str:
+        """Both numbers, and what to look at; without a capital and a full stop."""
+        return (
+            f"input '{self.name}' is {self.now.mean:.3g} on average on these data, with a standard deviation of "
+            f"{self.now.std:.3g}, and was {self.before.mean:.3g} with {self.before.std:.3g} in the conversion: the two "
+            "are not prepared alike, or are of another kind. Look at the scale and the type of both (--scale, --mean, "
+            "--std; whole numbers or floats) before anything else"
+        )
+
+    @classmethod
+    def from_dict(cls, found: Mapping[str, Any]) -> Unlike:
+        """Read back what `as_dict` wrote."""
+        return cls(found["name"], Moments(**found["before"]), Moments(**found["now"]))
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON types."""

@@ -88,7 +88,7 @@ def suspects(diagnosis: Diagnosis) -> list[SiteDiagnosis]:
 def verdict(diagnosis: Diagnosis) -> list[str]:
     """What is to be said of the whole network, one sentence each."""
     error = f"{100 * diagnosis.output_error[-1]:.1f} % after {diagnosis.plan.steps} steps"
-    said = []
+    said = [found.sentence for found in diagnosis.unlike]
     if diagnosis.altered:
         listed = ", ".join(diagnosis.altered)
         said.append(f"weights of the file are not those of the ANN ({listed}): convert the ANN again")

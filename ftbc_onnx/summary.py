@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from math import sqrt
 from typing import Any
 
+from ftbc_onnx.likeness import Unlike
 from ftbc_onnx.neurons import BINARY
 
 CLOSE = 1.0
@@ -90,13 +91,8 @@ def doubts(ann: float | None) -> list[str]:
 
 def unlike(evaluation: Mapping[str, Any]) -> list[str]:
     """That data are prepared otherwise than those of the conversion (`ftbc_onnx.likeness`), of the first such input."""
-    return [
-        f"Input '{found['name']}' is {found['now']['mean']:.3g} on average on these data, with a standard deviation of "
-        f"{found['now']['std']:.3g}, and was {found['before']['mean']:.3g} with {found['before']['std']:.3g} in the "
-        "conversion: the two are not prepared alike, or are of another kind. Look at the scale and the type of both "
-        "(--scale, --mean, --std; whole numbers or floats) before anything else."
-        for found in evaluation["unlike"][:1]
-    ]
+    sentences = (Unlike.from_dict(found).sentence for found in evaluation["unlike"][:1])
+    return [f"{sentence[0].upper()}{sentence[1:]}." for sentence in sentences]
 
 
 def has_biases(report: Report) -> bool:

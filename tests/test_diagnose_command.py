@@ -59,6 +59,20 @@ class TestCommand:
         (sentence,) = [line for line in done.out.splitlines() if line.startswith("node_relu_3: ")]
         assert "activation beyond the threshold, in 32 of 32 channels: try --threshold percentile" in sentence
 
+    def test_tells_data_that_are_not_those_of_the_conversion_first(
+        self,
+        call: Caller,  # noqa: F811
+        clipped: Path,
+        tmp_path: Path,
+    ) -> None:
+        np.savez(tmp_path / "bright.npz", image=np.load(CALIBRATION)["image"] * np.float32(255))
+        looked_at = ("diagnose", clipped, "--ann", RELU, "--data", tmp_path / "bright.npz")
+        report = json.loads(call(*looked_at, "--json").out)
+        assert [found["name"] for found in report["unlike"]] == ["image"]
+        assert report["verdict"][0].startswith("input 'image' is ")
+        assert "the two are not prepared alike" in report["verdict"][0]
+        assert "prepared alike" not in call("diagnose", clipped, "--ann", RELU, "--data", CALIBRATION).out
+
     def test_with_verbose_every_step(self, call: Caller, clipped: Path) -> None:  # noqa: F811
         done = call("diagnose", clipped, "--ann", RELU, "--data", TEST, "--samples", 8, "-v")
         assert "error / own error after each step" in " ".join(done.out.split())

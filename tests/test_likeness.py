@@ -63,7 +63,8 @@ class TestMoments:
             (0.0, 9.0, 15, False),
             (2.9, 1.0, 15, True),
             (3.1, 1.0, 15, False),
-            (0.0, 0.0, 32, False),
+            (0.0, 0.0, 32, True),
+            (1.0, 0.0, 32, False),
         ],
     )
     def test_are_compared_both_ways(self, mean: float, std: float, samples: int, alike: bool) -> None:
