@@ -55,7 +55,8 @@ holds the shorter ones, up to rounding. Where both ran on a CPU they are 0.5 poi
 loop, fewer steps are fused (with `--form loop` T = 4 gave the four accuracies of T = 32; a script of the day).
 Differential coding around a signed group or multi-threshold neurons was measured before a correction: a mean that
 rounds to a little below 0 was taken for a spike that is owed. Of four conversions done again (both neurons, T = 4 and
-8, seed 0; a script of the day) the last step differs by 0.1 points at most, any other by 0.4, events by 0.1 %.
+8, seed 0; a script of the day) the last step differs by 0.1 points at most, any other by 0.4, events by 0.1 %. The
+rules and thresholds at T = 32, but for `solve` with `mse` and `paper` with `percentile` and `max`, have it.
 
 """
 
