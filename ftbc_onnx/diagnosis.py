@@ -35,7 +35,7 @@ from ftbc_onnx.graph.altered import altered_weights
 from ftbc_onnx.graph.emit.diagnosis import COSTS, CURVE, OUTPUT, SIZE, TAIL, curves_name, emit_diagnosis, parts_name
 from ftbc_onnx.graph.files import input_specs
 from ftbc_onnx.graph.sites import Network
-from ftbc_onnx.likeness import Unlike, compare, moments
+from ftbc_onnx.likeness import Unlike
 from ftbc_onnx.network_size import count_neurons
 from ftbc_onnx.plan import SpikingPlan, SpikingSite
 from ftbc_onnx.preprocessing import Preprocessing
@@ -305,7 +305,7 @@ def diagnose_file(
         emitted=None if file.form == "step" or file.plan.readout.start else file.model,
         progress=progress,
     )
-    return replace(found, unlike=compare(file.inputs, moments(source)))
+    return replace(found, unlike=file.unlike(source))
 
 
 def _site(site: SpikingSite, plan: SpikingPlan, tables: tuple[np.ndarray, np.ndarray], **costs: Any) -> SiteDiagnosis:

@@ -29,7 +29,6 @@ from ftbc_onnx.graph.observe import (
 )
 from ftbc_onnx.graph.sites import Network
 from ftbc_onnx.labels import check_labels, warn_of_folders
-from ftbc_onnx.likeness import compare, moments
 from ftbc_onnx.plan import SpikingPlan
 from ftbc_onnx.preprocessing import Preprocessing
 from ftbc_onnx.results import EarlyExit, EvaluationResult, SiteActivity
@@ -320,7 +319,7 @@ def evaluate_file(
         early_exit=early_exit,
         progress=lambda done: progress("evaluation", done, count),
     )
-    return replace(result, unlike=compare(file.inputs, moments(source))), where.name
+    return replace(result, unlike=file.unlike(source)), where.name
 
 
 def check_early_exit(output: np.ndarray, name: str) -> None:

@@ -31,7 +31,7 @@ from ftbc_onnx.graph.sites import Network
 from ftbc_onnx.graph.view import GraphView, count_nodes
 from ftbc_onnx.image_list import holds_images
 from ftbc_onnx.job import Job, Progress
-from ftbc_onnx.likeness import Moments, compare, moments
+from ftbc_onnx.likeness import Moments, Unlike, compare, moments
 from ftbc_onnx.network_size import count_neurons
 from ftbc_onnx.plan import SpikingPlan
 from ftbc_onnx.planning import calibration_batching, make_plan
@@ -143,8 +143,8 @@ def convert(
     form, why = choose_form(network, plan, job.device.on_gpu) if config.form == "auto" else (config.form, "as asked")
     emitted = emit(network, plan, form, steps_input=config.steps_input, passes=config.fuse)
     checked = None if few is None else _verify(job, plan, emitted, few)
-    inputs = _inputs(job)
-    evaluation, before = _evaluate(job, plan, emitted, ann, inputs)
+    inputs, judged_on = _inputs(job)
+    evaluation, before = _evaluate(job, plan, emitted, ann, compare(inputs, judged_on))
     model_out = expose_running_means(emitted.model, emitted.readouts) if config.running_mean else emitted.model
     record = record_of(job, planned, emitted, inputs)
     report = {
@@ -335,21 +335,23 @@ def _run_ann(job: Job) -> AnnRun | None:
     return ann
 
 
-def _inputs(job: Job) -> dict[str, Moments]:
-    """The numbers that the network gets: of the calibration data, else of those it is judged on; none if random."""
-    data = job.judged if job.calibration is None else job.calibration
-    return {} if data is None or job.random else moments(data)
+def _inputs(job: Job) -> tuple[dict[str, Moments], dict[str, Moments]]:
+    """The numbers that the network gets, for the file, and those that it is judged on; none beside random data.
+
+    Without calibration data the file remembers those that it is judged on.
+    """
+    judged = {} if job.judged is None or job.random else moments(job.judged)
+    return (judged if job.calibration is None else {} if job.random else moments(job.calibration)), judged
 
 
 def _evaluate(
-    job: Job, plan: SpikingPlan, emitted: Emitted, ann: AnnRun | None, inputs: Mapping[str, Moments]
+    job: Job, plan: SpikingPlan, emitted: Emitted, ann: AnnRun | None, unlike: tuple[Unlike, ...]
 ) -> tuple[EvaluationResult | None, EvaluationResult | None]:
     """The calibrated network, and if wanted the same one with neither biases nor gains, and the layers of the ANN."""
     data, samples = _judging(job)
     if data is None or ann is None:
         return None, None
     batching = job.batching(data, samples)
-    unlike = () if job.judged is None else compare(inputs, moments(job.judged))
 
     def judge(stage: str, emission: Emitted, judged: SpikingPlan) -> EvaluationResult:
         found = evaluate(

@@ -17,7 +17,7 @@ from ftbc_onnx.graph.files import SourceModel, input_specs, load, load_snn
 from ftbc_onnx.graph.prepare import prepare
 from ftbc_onnx.graph.provenance import read_plan, read_record
 from ftbc_onnx.graph.sites import Network
-from ftbc_onnx.likeness import Moments
+from ftbc_onnx.likeness import Moments, Unlike, compare, moments
 from ftbc_onnx.plan import SpikingPlan
 from ftbc_onnx.preprocessing import PIXELS, Preprocessing, known_preprocessing
 
@@ -75,6 +75,10 @@ class SpikingFile:
     def inputs(self) -> dict[str, Moments]:
         """The numbers that its inputs got in the conversion; none if these were random, or the file is older."""
         return {name: Moments(**found) for name, found in json.loads(self.record.get("inputs", "{}")).items()}
+
+    def unlike(self, source: DataSource) -> tuple[Unlike, ...]:
+        """Inputs that get other numbers from these data; nothing is read where the file remembers none."""
+        return compare(self.inputs, moments(source)) if self.inputs else ()
 
     @property
     def neurons(self) -> int:
