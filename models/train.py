@@ -7,7 +7,8 @@ SGD with momentum 0.9, or AdamW for transformers, and a cosine schedule; images 
 AutoAugment, and Cutout takes a square out. The weights kept are those of the last epoch, or with ``--validate N`` those
 of the epoch that was best on N training images held out. Test images are looked at once, at the end. On a GPU: mixed
 precision (bfloat16), channels last, and a step captured as one CUDA graph. ``--mixed`` asks for that precision on a CPU
-too, which pays where the processor multiplies matrices of bfloat16 (AMX).
+too, which pays where the processor multiplies matrices of bfloat16 (AMX), and ``--compile`` puts the steps between the
+convolutions together, which takes a C++ compiler, and a minute or two at the start.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from image_data import Labelled, class_names, read
 from rich.progress import Progress
 from stored import check_target, load_trained, written_whole
 from torch import nn
-from trainer import OPTIMIZERS, Settings, Trainer
+from trainer import OPTIMIZERS, Settings, Trainer, check_compiler
 
 POSITIVE = click.FloatRange(0, min_open=True)
 
@@ -180,6 +181,7 @@ def one_epoch(trainer: Trainer, training: Labelled, held_out: Labelled, output: 
 @click.option("--device", default="auto", help="auto, cpu or cuda.")
 @click.option("--graph/--no-graph", default=True, help="Capture the step as a CUDA graph.")
 @click.option("--mixed/--no-mixed", default=None, help="Layers in bfloat16.  [default: on a GPU]")
+@click.option("--compile", "compiled", is_flag=True, help="Compile the steps, on a CPU.")
 @click.option("--save-every", type=click.IntRange(1), default=10, help="Epochs between checkpoints.")
 @click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), required=True, help="The checkpoint.")
 def main(
@@ -190,6 +192,7 @@ def main(
     device: str,
     graph: bool,
     mixed: bool | None,
+    compiled: bool,
     save_every: int,
     output: Path,
     classes: str,
@@ -199,6 +202,10 @@ def main(
     check_target(output)
     settings = Settings(classes=int(classes), **options)
     where = place(device)
+    if compiled and where.type == "cuda":
+        raise click.UsageError("--compile goes with --device cpu: on a GPU a step is captured as one graph")
+    if compiled:
+        check_compiler()
     try:
         digest, training, held_out = training_images(data, settings)
         judged = test_images(data, test, settings)
@@ -208,7 +215,7 @@ def main(
         click.echo(f"'{data}' holds training images only: without --test no accuracy is measured", err=True)
     training, held_out, judged = training.to(where), held_out.to(where), judged and judged.to(where)
     source = {"data": digest, "start": start and hashlib.sha256(start.read_bytes()).hexdigest()}
-    trainer = Trainer(settings, where, graph=graph, mixed=mixed, source=source)
+    trainer = Trainer(settings, where, graph=graph, mixed=mixed, compiled=compiled, source=source)
     if output.exists():
         trainer.load(_trained(output))
         click.echo(f"'{output}' goes on after epoch {trainer.epoch} of {settings.epochs}", err=True)

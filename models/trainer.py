@@ -55,6 +55,18 @@ class Settings:
         return torch.optim.SGD(parameters, self.rate, momentum=0.9, weight_decay=self.decay, nesterov=True)
 
 
+def check_compiler() -> None:
+    """Compile something small.
+
+    Raises:
+        click.UsageError: torch cannot do it here; it takes a C++ compiler.
+    """
+    try:
+        torch.compile(lambda x: x + 1)(torch.zeros(1))
+    except Exception as error:  # of the compiler that is missing, or of what it says
+        raise click.UsageError(f"--compile: torch cannot compile here: {str(error).strip().splitlines()[0]}") from None
+
+
 class Trainer:
     """A network, its optimizer, and where both have got to."""
 
@@ -65,6 +77,7 @@ class Trainer:
         *,
         graph: bool = True,
         mixed: bool | None = None,
+        compiled: bool = False,
         source: dict[str, str | None] | None = None,
     ) -> None:
         """Seed, make the network, put it on the device.
@@ -74,6 +87,7 @@ class Trainer:
             device: where it runs.
             graph: capture the step, where that is possible.
             mixed: compute in bfloat16 what loses little by it; None: on a GPU.
+            compiled: have torch compile the steps, which then round otherwise (`check_compiler` says whether it can).
             source: digests of what the run is made from, by name; a checkpoint continues only with the same.
         """
         torch.manual_seed(settings.seed)
@@ -90,7 +104,8 @@ class Trainer:
         self._graph = graph and device.type == "cuda"
         self._mixed = device.type == "cuda" if mixed is None else mixed
         self._step: Callable[[Tensor, Tensor], Tensor] | None = None
-        self._source = {"mixed": self._mixed, **(source or {})}
+        self._forward = torch.compile(self.net) if compiled else self.net
+        self._source = {"mixed": self._mixed, "compile": compiled, **(source or {})}
 
     def run_epoch(self, data: Labelled) -> float:
         """One epoch over augmented images, drawn by its number and the seed; the mean loss."""
@@ -131,7 +146,7 @@ class Trainer:
 
     def _loss_backward(self, image: Tensor, label: Tensor) -> Tensor:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._mixed, cache_enabled=False):
-            loss = cross_entropy(self.net(image).float(), label)
+            loss = cross_entropy(self._forward(image).float(), label)
         loss.backward()
         return loss.detach()
 

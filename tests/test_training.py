@@ -4,8 +4,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 
+import click
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -73,11 +75,45 @@ class TestTraining:
         assert {value.dtype for value in trainer.net.parameters()} == {torch.float32}
         assert all(value.grad.dtype == torch.float32 and value.grad.any() for value in trainer.net.parameters())
 
+    def test_compiled_steps(self, models, pixels, monkeypatch):
+        """They are those that are not compiled, but for rounding; the network that is kept is the same one."""
+        trainer = models("trainer")
+        try:
+            trainer.check_compiler()
+        except click.UsageError as error:
+            pytest.skip(str(error))
+        layers = torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), models("activations").QCFS(2, 4.0)
+        small = torch.nn.Sequential(*layers, torch.nn.AvgPool2d(6), torch.nn.Flatten(), torch.nn.Linear(100, 10))
+        data, found = models("image_data").read(pixels, "train"), []
+        for compiled in (False, True):
+            monkeypatch.setattr(trainer, "make", lambda *_, **__: copy.deepcopy(small))
+            made = trainer.Trainer(self.settings(models), torch.device("cpu"), compiled=compiled)
+            losses = [made.run_epoch(data) for _ in range(2)]
+            found.append((losses, made.net.state_dict()))
+        (plain, weights), (fast, others) = found
+        assert list(weights) == list(others)
+        assert fast == pytest.approx(plain, rel=1e-3)
+        for name, value in weights.items():
+            torch.testing.assert_close(others[name], value, rtol=1e-2, atol=1e-3)
+
+    def test_no_compiler(self, models, pixels, tmp_path, monkeypatch):
+        def fails(_):
+            raise RuntimeError("No working C++ compiler found\nin all of this")
+
+        monkeypatch.setattr(torch, "compile", fails)
+        done = self.command(models, pixels, tmp_path / "net.pt", "--compile")
+        assert done.exit_code == 2
+        assert "--compile: torch cannot compile here: No working C++ compiler found" in done.output
+        assert not list(tmp_path.iterdir())
+
     def test_other_settings_do_not_go_on(self, models):
         first = self.trainer(models, self.settings(models))
         other = self.trainer(models, self.settings(models, seed=1, rate=0.2))
         with pytest.raises(Exception, match=r"other settings \(rate, seed\)"):
             other.load(first.state())
+        compiled = models("trainer").Trainer(self.settings(models), torch.device("cpu"), compiled=True)
+        with pytest.raises(Exception, match=r"other settings \(compile\)"):
+            compiled.load(first.state())
 
     def test_a_checkpoint_from_before_a_setting_goes_on(self, models):
         state = self.trainer(models, self.settings(models)).state()
