@@ -29,7 +29,8 @@ Caller = Callable[..., Call]
 
 @pytest.fixture
 def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Caller:
-    """`ftbc-onnx ARGUMENTS` in this process: exit code, stdout, stderr."""
+    """`ftbc-onnx ARGUMENTS` in this process, with its output piped: exit code, stdout, stderr."""
+    monkeypatch.delenv("COLUMNS", raising=False)
 
     def run(*arguments: object) -> Call:
         monkeypatch.setattr(sys, "argv", ["ftbc-onnx", *map(str, arguments)])

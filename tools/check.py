@@ -11,7 +11,7 @@ CHECKS = (
     ("ruff", "check", "."),
     ("ruff", "format", "--check", "."),
     ("mypy",),
-    ("pytest",),
+    ("pytest", "-n", "auto", "--maxprocesses", "4", "--dist", "loadfile"),  # a file's fixtures are made once
 )
 
 
