@@ -64,7 +64,8 @@ def check_compiler() -> None:
     try:
         torch.compile(lambda x: x + 1)(torch.zeros(1))
     except Exception as error:  # of the compiler that is missing, or of what it says
-        raise click.UsageError(f"--compile: torch cannot compile here: {str(error).strip().splitlines()[0]}") from None
+        why = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise click.UsageError(f"--compile: torch cannot compile here: {why}") from None
 
 
 class Trainer:
