@@ -103,6 +103,17 @@ def test_the_published_rule_has_its_curve_from_one_conversion_where_thresholds_d
     assert {c.steps for c in grid if c.options["threshold"] not in page.WHOLE} == set(page.STEPS)
 
 
+def test_numbers_of_calibration_samples_stand_beside_that_of_the_neurons() -> None:
+    def row(label: str, steps: int, samples: int, accuracy: float) -> dict[str, Any]:
+        return {"case": {"label": label, "steps": steps, "samples": samples}, "accuracy": [0.0, accuracy]}
+
+    found = [row("if", 4, 1024, 60.0), row("if", 4, 64, 50.0), row("if", 4, 64, 54.0)]
+    neurons = [row("if", 4, 256, 55.0), row("if", 8, 256, 70.0), row("signed", 4, 256, 80.0)]
+    table = tool("accuracy_page")._samples(found, neurons).splitlines()[-4:]
+    assert table[0] == "| neuron | T | 64 | 256 | 1024 |"
+    assert table[2:] == ["| if | 4 | 52.0 +- 2.8 (2) | 55.0 | 60.0 |", ""]
+
+
 def test_a_network_that_states_its_thresholds_has_its_curve_from_one_conversion() -> None:
     reproduce = tool("reproduce")
     names = ["cifar10_resnet34_qcfs8", "cifar10_vit_qcfs8", "cifar10_resnet20_clipped"]

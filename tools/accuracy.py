@@ -146,7 +146,11 @@ def _choices(label: str) -> Iterator[Case]:
     yield from (_neuron("gains", label, 4, gain=on) for on in (False, True))
     yield _neuron("rules", label, 4, per_channel=False)
     options = {"threshold": "mse", **NEURONS[label]}
-    yield from (Case("samples", RESNET, label, 4, samples=count, options=options) for count in (32, 64, 128, 512, 1024))
+    yield from (
+        Case("samples", RESNET, label, 4, seed, count, options)  # those with 256 are among the neurons
+        for seed in SEEDS
+        for count in (32, 64, 128, 512, 1024)
+    )
 
 
 def run(

@@ -23,7 +23,6 @@ TRIALS = {
     "rules": "Gate, shrinkage, thresholds per tensor",
     "gains": "Gains",
     "compressed": "Compressed biases",
-    "samples": "Calibration samples",
 }
 
 NOTES = {
@@ -79,8 +78,10 @@ def write_page(results: Sequence[Result], folder: Path, order: Sequence[str] = (
         text += _grid(parts["grid"] + parts["neurons"])
     for part, title in TRIALS.items():
         if parts[part]:
-            rows = markdown([_choice(part, r) for r in parts[part]])
+            rows = markdown([_choice(r) for r in parts[part]])
             text += f"## {title}\n\nResNet-20.\n\n{NOTES.get(part, '')}{rows}\n\n"
+    if parts["samples"]:
+        text += _samples(parts["samples"], parts["neurons"])
     (folder / "accuracy.md").write_text(text.rstrip() + "\n", encoding="utf-8")
 
 
@@ -198,14 +199,32 @@ def _grid(results: Sequence[Result]) -> str:
     return text
 
 
-def _choice(part: str, r: Result) -> dict[str, Any]:
+def _samples(results: Sequence[Result], neurons: Iterable[Result]) -> str:
+    """A row per neuron and T, a column per number of calibration samples, with those of the neurons' own tables."""
+    cells: defaultdict[tuple[str, int], defaultdict[int, list[Result]]] = defaultdict(lambda: defaultdict(list))
+    rows = {(r["case"]["label"], r["case"]["steps"]) for r in results}
+    for r in (*results, *neurons):
+        if (row := (r["case"]["label"], r["case"]["steps"])) in rows:
+            cells[row][r["case"]["samples"]].append(r)
+    counts = sorted({count for found in cells.values() for count in found})
+    table = [
+        {"neuron": label, "T": steps, **{str(n): _accuracy(found[n]) if n in found else "" for n in counts}}
+        for (label, steps), found in cells.items()
+    ]
+    return (
+        "## Calibration samples\n\nResNet-20, thresholds `mse`, rule `solve`: accuracy by the number of calibration "
+        "images (three of four are\nfitted to, in batches of 128), mean over seeds, +- their spread.\n\n"
+        f"{markdown(table)}\n\n"
+    )
+
+
+def _choice(r: Result) -> dict[str, Any]:
     case = r["case"]
     options = {k: v for k, v in case["options"].items() if k not in ("neuron", "levels", "coding")}
-    what = case["samples"] if part == "samples" else ", ".join(f"{k}={v}" for k, v in options.items())
     return {
         "neuron": case["label"],
         "T": case["steps"],
-        "samples" if part == "samples" else "options": what,
+        "options": ", ".join(f"{k}={v}" for k, v in options.items()),
         "accuracy": f"{r['accuracy'][-1]:.1f}",
         "no bias": f"{r['no_bias'][-1]:.1f}",
     }
