@@ -104,14 +104,17 @@ def test_the_published_rule_has_its_curve_from_one_conversion_where_thresholds_d
 
 
 def test_numbers_of_calibration_samples_stand_beside_that_of_the_neurons() -> None:
-    def row(label: str, steps: int, samples: int, accuracy: float) -> dict[str, Any]:
-        return {"case": {"label": label, "steps": steps, "samples": samples}, "accuracy": [0.0, accuracy]}
+    def row(label: str, steps: int, samples: int, accuracy: float, chosen: int = 0) -> dict[str, Any]:
+        case = {"label": label, "steps": steps, "samples": samples, "seed": 1}
+        trials = [{"what": "biases at 2 of 2 sites"}, {"what": "no biases"}]
+        return {"case": case, "accuracy": [0.0, accuracy], "selections": [{"trials": trials, "chosen": chosen}]}
 
-    found = [row("if", 4, 1024, 60.0), row("if", 4, 64, 50.0), row("if", 4, 64, 54.0)]
-    neurons = [row("if", 4, 256, 55.0), row("if", 8, 256, 70.0), row("signed", 4, 256, 80.0)]
-    table = tool("accuracy_page")._samples(found, neurons).splitlines()[-4:]
+    found = [row("if", 4, 1024, 60.0), row("if", 4, 64, 50.0), row("if", 4, 64, 54.0, 1)]
+    neurons = [row("if", 4, 256, 55.0), row("if", 8, 256, 70.0, 1), row("signed", 4, 256, 80.0)]
+    table = tool("accuracy_page")._samples(found, neurons).splitlines()[-6:]
     assert table[0] == "| neuron | T | 64 | 256 | 1024 |"
-    assert table[2:] == ["| if | 4 | 52.0 +- 2.8 (2) | 55.0 | 60.0 |", ""]
+    assert table[2:4] == ["| if | 4 | 52.0 +- 2.8 (2) | 55.0 | 60.0 |", ""]
+    assert table[4] == "The images held back chose no biases for if with 64 images (seed 1)."
 
 
 def test_a_network_that_states_its_thresholds_has_its_curve_from_one_conversion() -> None:

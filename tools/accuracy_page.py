@@ -202,10 +202,14 @@ def _grid(results: Sequence[Result]) -> str:
 def _samples(results: Sequence[Result], neurons: Iterable[Result]) -> str:
     """A row per neuron and T, a column per number of calibration samples, with those of the neurons' own tables."""
     cells: defaultdict[tuple[str, int], defaultdict[int, list[Result]]] = defaultdict(lambda: defaultdict(list))
-    rows = {(r["case"]["label"], r["case"]["steps"]) for r in results}
+    rows, without = {(r["case"]["label"], r["case"]["steps"]) for r in results}, []
     for r in (*results, *neurons):
-        if (row := (r["case"]["label"], r["case"]["steps"])) in rows:
-            cells[row][r["case"]["samples"]].append(r)
+        case = r["case"]
+        if (row := (case["label"], case["steps"])) not in rows:
+            continue
+        cells[row][case["samples"]].append(r)
+        if any(s["trials"][s["chosen"]]["what"] == "no biases" for s in r["selections"]):
+            without.append(f"{case['label']} with {case['samples']} images (seed {case['seed']})")
     counts = sorted({count for found in cells.values() for count in found})
     table = [
         {"neuron": label, "T": steps, **{str(n): _accuracy(found[n]) if n in found else "" for n in counts}}
@@ -215,6 +219,7 @@ def _samples(results: Sequence[Result], neurons: Iterable[Result]) -> str:
         "## Calibration samples\n\nResNet-20, thresholds `mse`, rule `solve`: accuracy by the number of calibration "
         "images (three of four are\nfitted to, in batches of 128), mean over seeds, +- their spread.\n\n"
         f"{markdown(table)}\n\n"
+        + (f"The images held back chose no biases for {', '.join(without)}.\n\n" if without else "")
     )
 
 
