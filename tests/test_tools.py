@@ -103,6 +103,20 @@ def test_the_published_rule_has_its_curve_from_one_conversion_where_thresholds_d
     assert {c.steps for c in grid if c.options["threshold"] not in page.WHOLE} == set(page.STEPS)
 
 
+def test_a_choice_is_a_row_over_its_seeds() -> None:
+    def row(accuracy: float, steps: int = 4, **options: Any) -> dict[str, Any]:
+        case = {"label": "if", "steps": steps, "options": {"neuron": "if", "levels": 1, **options}}
+        return {"case": case, "accuracy": [0.0, accuracy], "no_bias": [0.0, accuracy - 10]}
+
+    found = [row(50.0, gate=False), row(40.0, gain=True), row(54.0, gate=False), row(60.0, 8, gate=False)]
+    rows = tool("accuracy_page")._choices(found)
+    assert [(r["T"], r["options"], r["accuracy"], r["no bias"]) for r in rows] == [
+        (4, "gate=False", "52.0 +- 2.8 (2)", "42.0"),
+        (4, "gain=True", "40.0", "30.0"),
+        (8, "gate=False", "60.0", "50.0"),
+    ]
+
+
 def test_numbers_of_calibration_samples_stand_beside_that_of_the_neurons() -> None:
     def row(label: str, steps: int, samples: int, accuracy: float, chosen: int = 0) -> dict[str, Any]:
         case = {"label": label, "steps": steps, "samples": samples, "seed": 1}

@@ -119,10 +119,11 @@ def cases() -> Iterator[Case]:
     yield from (_neuron("refit", label, 4, samples=1024, refit=True) for label in ("if", "signed-st"))
     yield from (_neuron("neurons", label, t, seed) for seed in SEEDS for label in NEURONS for t in STEPS if t <= 8)
     yield from (_neuron("neurons", label, t) for t in (16, 32) for label in NEURONS)
-    yield from (_neuron("quantised", "if", t, schedule="synchronous") for t in (1, 2, 4, 8, 16))
-    for label in ("if", "signed-group 4"):
-        yield from _choices(label)
-    yield from (_neuron("compressed", "signed-st", 8, compress_bias=on) for on in (False, True))
+    for seed in SEEDS:
+        yield from (_neuron("quantised", "if", t, seed, schedule="synchronous") for t in (1, 2, 4, 8, 16))
+        for label in ("if", "signed-group 4"):
+            yield from _choices(label, seed)
+        yield from (_neuron("compressed", "signed-st", 8, seed, compress_bias=on) for on in (False, True))
     yield from (_neuron("neurons", label, t, seed) for t in (16, 32) for label in NEURONS for seed in SEEDS)
     yield from (case for seed in SEEDS for label in NEURONS for case in _published(label, STEPS[-1], seed, WHOLE))
     yield from (case for t in STEPS for seed in SEEDS for label in NEURONS for case in _grid(label, t, seed))
@@ -139,18 +140,15 @@ def _published(label: str, steps: int, seed: int, thresholds: Iterable[str]) -> 
     yield from (_neuron("grid", label, steps, seed, threshold=name, **PUBLISHED) for name in thresholds)
 
 
-def _choices(label: str) -> Iterator[Case]:
+def _choices(label: str, seed: int) -> Iterator[Case]:
     """Gate, gain, sharing of thresholds and calibration samples for one neuron at T = 4."""
-    yield _neuron("rules", label, 4, gate=False)
-    yield _neuron("rules", label, 4, gate=False, shrink=2.0)
-    yield from (_neuron("gains", label, 4, gain=on) for on in (False, True))
-    yield _neuron("rules", label, 4, per_channel=False)
+    yield _neuron("rules", label, 4, seed, gate=False)
+    yield _neuron("rules", label, 4, seed, gate=False, shrink=2.0)
+    yield from (_neuron("gains", label, 4, seed, gain=on) for on in (False, True))
+    yield _neuron("rules", label, 4, seed, per_channel=False)
     options = {"threshold": "mse", **NEURONS[label]}
-    yield from (
-        Case("samples", RESNET, label, 4, seed, count, options)  # those with 256 are among the neurons
-        for seed in SEEDS
-        for count in (32, 64, 128, 512, 1024)
-    )
+    counts = (32, 64, 128, 512, 1024)  # 256 is among the neurons
+    yield from (Case("samples", RESNET, label, 4, seed, count, options) for count in counts)
 
 
 def run(

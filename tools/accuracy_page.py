@@ -78,8 +78,7 @@ def write_page(results: Sequence[Result], folder: Path, order: Sequence[str] = (
         text += _grid(parts["grid"] + parts["neurons"])
     for part, title in TRIALS.items():
         if parts[part]:
-            rows = markdown([_choice(r) for r in parts[part]])
-            text += f"## {title}\n\nResNet-20.\n\n{NOTES.get(part, '')}{rows}\n\n"
+            text += f"## {title}\n\nResNet-20.\n\n{NOTES.get(part, '')}{markdown(_choices(parts[part]))}\n\n"
     if parts["samples"]:
         text += _samples(parts["samples"], parts["neurons"])
     (folder / "accuracy.md").write_text(text.rstrip() + "\n", encoding="utf-8")
@@ -223,16 +222,23 @@ def _samples(results: Sequence[Result], neurons: Iterable[Result]) -> str:
     )
 
 
-def _choice(r: Result) -> dict[str, Any]:
-    case = r["case"]
-    options = {k: v for k, v in case["options"].items() if k not in ("neuron", "levels", "coding")}
-    return {
-        "neuron": case["label"],
-        "T": case["steps"],
-        "options": ", ".join(f"{k}={v}" for k, v in options.items()),
-        "accuracy": f"{r['accuracy'][-1]:.1f}",
-        "no bias": f"{r['no_bias'][-1]:.1f}",
-    }
+def _choices(results: Iterable[Result]) -> list[dict[str, Any]]:
+    """A row per neuron, T and options, over all seeds."""
+    rows: defaultdict[tuple[str, int, str], list[Result]] = defaultdict(list)
+    for r in results:
+        case = r["case"]
+        options = {k: v for k, v in case["options"].items() if k not in ("neuron", "levels", "coding")}
+        rows[case["label"], case["steps"], ", ".join(f"{k}={v}" for k, v in options.items())].append(r)
+    return [
+        {
+            "neuron": label,
+            "T": steps,
+            "options": options,
+            "accuracy": _accuracy(found),
+            "no bias": _mean(r["no_bias"][-1] for r in found),
+        }
+        for (label, steps, options), found in rows.items()
+    ]
 
 
 def draw(results: Iterable[Result], path: Path) -> None:
