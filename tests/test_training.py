@@ -84,9 +84,9 @@ class TestTraining:
             pytest.skip(str(error))
         layers = torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), models("activations").QCFS(2, 4.0)
         small = torch.nn.Sequential(*layers, torch.nn.AvgPool2d(6), torch.nn.Flatten(), torch.nn.Linear(100, 10))
+        monkeypatch.setattr(trainer, "make", lambda *_, **__: copy.deepcopy(small))
         data, found = models("image_data").read(pixels, "train"), []
         for compiled in (False, True):
-            monkeypatch.setattr(trainer, "make", lambda *_, **__: copy.deepcopy(small))
             made = trainer.Trainer(self.settings(models), torch.device("cpu"), compiled=compiled)
             losses = [made.run_epoch(data) for _ in range(2)]
             found.append((losses, made.net.state_dict()))
