@@ -13,8 +13,13 @@ from vit import ViT
 NETWORKS = ("vgg16", "resnet18", "resnet20", "resnet34", "mobilenetv2", "vit")
 """What `make` makes."""
 
+TWO_LAYOUTS = ("resnet18", "resnet20", "resnet34", "mobilenetv2")
+"""Networks with a layout for images of 32 x 32 and one for 224 x 224; the others go by the images' size alone."""
 
-def make(name: str, activation: Callable[[], nn.Module], classes: int, *, hidden: int = 4096) -> nn.Module:
+
+def make(
+    name: str, activation: Callable[[], nn.Module], classes: int, *, hidden: int = 4096, large: bool | None = None
+) -> nn.Module:
     """A network with random weights.
 
     Args:
@@ -22,12 +27,17 @@ def make(name: str, activation: Callable[[], nn.Module], classes: int, *, hidden
         activation: makes a new activation (`activations.activation`).
         classes: 10 or 100 for images of 32 x 32, 1000 for images of 224 x 224.
         hidden: width of the linear layers of VGG-16.
+        large: the layout for images of 224 x 224 (a ResNet's stem divides their sides by 4, MobileNetV2 has the strides
+            of the paper), whatever the size of the images; None: with 1000 classes.
 
     Raises:
-        ValueError: there is no such network.
+        ValueError: there is no such network, or not in that layout.
     """
-    large = classes == 1000
-    side = 224 if large else 32
+    side = image_side(classes)
+    if large is None:
+        large = side == 224
+    elif name in NETWORKS and name not in TWO_LAYOUTS:
+        raise ValueError(f"{name} has one layout: choose among those of {', '.join(TWO_LAYOUTS)}")
     if name == "vgg16":
         return VGG16(activation, classes, hidden=hidden, side=side)
     if name in {f"resnet{depth}" for depth in DEPTHS}:
@@ -35,7 +45,7 @@ def make(name: str, activation: Callable[[], nn.Module], classes: int, *, hidden
     if name == "mobilenetv2":
         return MobileNetV2(activation, classes, large=large)
     if name == "vit":
-        return ViT(activation, classes, side=side, patch=16 if large else 4)
+        return ViT(activation, classes, side=side, patch=16 if side == 224 else 4)
     raise ValueError(f"no network '{name}': there are {', '.join(NETWORKS)}")
 
 

@@ -162,6 +162,9 @@ def one_epoch(trainer: Trainer, training: Labelled, held_out: Labelled, output: 
 @click.option("--threshold", type=POSITIVE, default=Settings.threshold, help="Initial theta, where it is learned.")
 @click.option("--classes", type=click.Choice(["10", "100", "1000"]), default="10")
 @click.option("--hidden", type=click.IntRange(1), default=Settings.hidden, help="Linear layers of VGG-16.")
+@click.option(
+    "--large/--small", default=None, help="Layout for images of 224 x 224 or 32 x 32.  [default: by --classes]"
+)
 @click.option("--data", type=click.Path(path_type=Path, exists=True), required=True, help="See models/image_data.py.")
 @click.option("--test", type=click.Path(path_type=Path, exists=True), help="Test images.  [default: those of a folder]")
 @click.option("--epochs", type=click.IntRange(1), default=Settings.epochs)
@@ -209,13 +212,13 @@ def main(
     try:
         digest, training, held_out = training_images(data, settings)
         judged = test_images(data, test, settings)
+        source = {"data": digest, "start": start and hashlib.sha256(start.read_bytes()).hexdigest()}
+        trainer = Trainer(settings, where, graph=graph, mixed=mixed, compiled=compiled, source=source)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     if judged is None:
         click.echo(f"'{data}' holds training images only: without --test no accuracy is measured", err=True)
     training, held_out, judged = training.to(where), held_out.to(where), judged and judged.to(where)
-    source = {"data": digest, "start": start and hashlib.sha256(start.read_bytes()).hexdigest()}
-    trainer = Trainer(settings, where, graph=graph, mixed=mixed, compiled=compiled, source=source)
     if output.exists():
         trainer.load(_trained(output))
         click.echo(f"'{output}' goes on after epoch {trainer.epoch} of {settings.epochs}", err=True)

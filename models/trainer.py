@@ -33,6 +33,7 @@ class Settings:
     threshold: float = 8.0
     classes: int = 10
     hidden: int = 4096
+    large: bool | None = None
     epochs: int = 100
     batch: int = 128
     optimizer: str = "sgd"
@@ -46,7 +47,7 @@ class Settings:
     def make(self) -> nn.Module:
         """The network, with random weights."""
         made = activation(self.activation, self.levels, self.threshold)
-        return make(self.network, made, self.classes, hidden=self.hidden)
+        return make(self.network, made, self.classes, hidden=self.hidden, large=self.large)
 
     def optimize(self, parameters: Iterator[nn.Parameter]) -> torch.optim.Optimizer:
         """What moves the weights."""

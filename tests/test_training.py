@@ -9,6 +9,7 @@ import json
 
 import click
 import numpy as np
+import onnx
 import pytest
 from click.testing import CliRunner
 from training_cases import models, pixels, torch  # noqa: F401 - fixtures
@@ -191,6 +192,15 @@ class TestTraining:
         assert [site["threshold"][0] for site in sites] == pytest.approx(learned, rel=1e-6)
         assert {site["levels"] for site in sites} == {2}
 
+    def test_layout_for_large_images(self, models, pixels, tmp_path):
+        """It goes with the checkpoint: what is exported has the stem that was trained."""
+        done = self.command(models, pixels, tmp_path / "net.pt", "--large")
+        assert done.exit_code == 0, done.output
+        done = CliRunner().invoke(models("export").main, [str(tmp_path / "net.pt"), "-o", str(tmp_path / "net.onnx")])
+        assert done.exit_code == 0, done.output
+        first = next(node for node in onnx.load(tmp_path / "net.onnx").graph.node if node.op_type == "Conv")
+        assert [list(a.ints) for a in first.attribute if a.name == "kernel_shape"] == [[7, 7]]
+
     def test_training_images_are_no_test_images(self, models, pixels, tmp_path):
         """A file holds one part: without --test nothing is measured, and a line says so."""
         with np.load(pixels) as arrays:
@@ -232,6 +242,7 @@ class TestTraining:
             (["--threshold", 0], "0.0 is not in the range x>0"),
             (["--rate", -1], "-1.0 is not in the range x>0"),
             (["--device", "tpu9"], "--device tpu9 cannot be used: "),
+            (["--network", "vgg16", "--small"], "vgg16 has one layout: choose among those of resnet18, "),
             (["--validate", 48], "--validate 48 leaves none of 48 training images: hold fewer out"),
         ):
             done = self.command(models, pixels, tmp_path / "n.pt", *options)

@@ -30,6 +30,26 @@ class TestNetworks:
         with torch.no_grad():
             assert net.eval()(noise(1, 3, 224, 224)).shape == (1, 1000)
 
+    @pytest.mark.parametrize("name", ["resnet18", "resnet20", "resnet34", "mobilenetv2"])
+    def test_layout_is_chosen_apart_from_classes(self, models, name):
+        """A quarter of the height and the width is left where the layout is the one for large images."""
+
+        def side(large):
+            net = models("architectures").make(name, torch.nn.ReLU, 10, large=large).eval()
+            sizes = []
+            pool = next(m for m in net.modules() if isinstance(m, torch.nn.AdaptiveAvgPool2d))
+            pool.register_forward_pre_hook(lambda _, inputs: sizes.append(inputs[0].shape[-1]))
+            with torch.no_grad():
+                assert net(noise(1, 3, 64, 64)).shape == (1, 10)
+            return sizes[0]
+
+        assert side(None) == side(False) == 4 * side(True)
+
+    @pytest.mark.parametrize("large", [False, True])
+    def test_networks_with_one_layout(self, models, large):
+        with pytest.raises(ValueError, match=r"^vgg16 has one layout: choose among those of resnet18, "):
+            models("architectures").make("vgg16", torch.nn.ReLU, 10, large=large)
+
     def test_a_hundred_classes(self, models):
         net = models("architectures").make("resnet20", torch.nn.ReLU, 100)
         assert net(noise(2, 3, 32, 32)).shape == (2, 100)
