@@ -27,17 +27,14 @@ def make(
         activation: makes a new activation (`activations.activation`).
         classes: 10 or 100 for images of 32 x 32, 1000 for images of 224 x 224.
         hidden: width of the linear layers of VGG-16.
-        large: the layout for images of 224 x 224 (a ResNet's stem divides their sides by 4, MobileNetV2 has the strides
-            of the paper), whatever the size of the images; None: with 1000 classes.
+        large: of `TWO_LAYOUTS`: the layout for images of 224 x 224 (a ResNet's stem divides their sides by 4,
+            MobileNetV2 has the strides of the paper), whatever the size of the images; None: with 1000 classes.
 
     Raises:
-        ValueError: there is no such network, or not in that layout.
+        ValueError: there is no such network.
     """
     side = image_side(classes)
-    if large is None:
-        large = side == 224
-    elif name in NETWORKS and name not in TWO_LAYOUTS:
-        raise ValueError(f"{name} has one layout: choose among those of {', '.join(TWO_LAYOUTS)}")
+    large = side == 224 if large is None else large
     if name == "vgg16":
         return VGG16(activation, classes, hidden=hidden, side=side)
     if name in {f"resnet{depth}" for depth in DEPTHS}:

@@ -12,6 +12,8 @@ What `read` takes:
 from __future__ import annotations
 
 import hashlib
+import math
+import os
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -125,7 +127,9 @@ def _arrays(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.integer]]:
 
 
 def _grids(path: Path, part: str) -> tuple[NDArray[np.uint8], NDArray[np.integer]]:
-    files = sorted(path.glob("cifar10_train_*.webp")) if part == "train" else [path / "cifar10_test.webp"]
+    files = [path / "cifar10_test.webp"]
+    if part == "train":  # in the order of their numbers: 10 comes after 2
+        files = sorted(path.glob("cifar10_train_*.webp"), key=lambda file: (len(file.name), file.name))
     if not files:
         raise ValueError(f"'{path}' has no cifar10_train_0.webp beside its labels")
     images = []
@@ -150,10 +154,22 @@ def _folder(path: Path, side: int, names: Sequence[str]) -> tuple[NDArray[np.uin
     files = [(file, label[name]) for name in found for file in sorted((path / name).glob("[!.]*")) if _is_image(file)]
     if not files:
         raise ValueError(f"'{path}' has no images in sub-folders, one per class")
+    if (needed := 2 * len(files) * 3 * side**2) > memory():  # as they are read, and in the order of the seed
+        raise ValueError(
+            f"'{path}': {len(files)} images of {side} x {side} take {needed / 1e9:.0f} GB, this machine has "
+            f"{memory() / 1e9:.0f} GB: put a part of them into a folder"
+        )
     images = np.empty((len(files), 3, side, side), np.uint8)
     for row, (file, _) in enumerate(files):
         images[row] = np.asarray(_colours(file).resize((side, side))).transpose(2, 0, 1)
     return images, np.array([number for _, number in files])
+
+
+def memory() -> float:
+    """Bytes of this machine's memory; infinity where the system does not say."""
+    if not hasattr(os, "sysconf"):
+        return math.inf
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def _is_image(path: Path) -> bool:

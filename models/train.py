@@ -23,14 +23,15 @@ from typing import Any
 import click
 import torch
 from activations import ACTIVATIONS
-from architectures import NETWORKS, image_side
+from architectures import NETWORKS, TWO_LAYOUTS, image_side
 from image_data import Labelled, class_names, read
 from rich.progress import Progress
 from stored import check_target, load_trained, written_whole
-from torch import nn
-from trainer import OPTIMIZERS, Settings, Trainer, check_compiler
+from trainer import OPTIMIZERS, Settings, Trainer, check_compiler, known
 
 POSITIVE = click.FloatRange(0, min_open=True)
+MINUTE = 60.0
+"""Seconds after which a whole epoch is kept, whatever ``--save-every`` says: a machine may stop without a word."""
 
 
 def place(device: str) -> torch.device:
@@ -85,14 +86,14 @@ def save(state: dict[str, Any], path: Path) -> None:
         raise click.ClickException(f"'{path}' cannot be written: {str(error).splitlines()[0]}") from None
 
 
-def start_from(net: nn.Module, weights: Path) -> None:
+def start_from(trainer: Trainer, weights: Path) -> None:
     """Take what fits by name from another checkpoint of the same network; new thresholds keep their initial value.
 
     Raises:
         click.UsageError: the file is none, something other than a threshold is missing, or nothing of it fits.
     """
-    found = _trained(weights)["weights"]
-    mine = net.state_dict()
+    state = _trained(weights)
+    found, mine = state["weights"], trainer.net.state_dict()
     wrong = [name for name in sorted(found.keys() ^ mine.keys()) if not name.endswith("threshold")]
     if wrong:
         raise click.UsageError(f"'{weights}' holds another network: '{wrong[0]}' does not fit")
@@ -100,7 +101,11 @@ def start_from(net: nn.Module, weights: Path) -> None:
         if found[name].shape != mine[name].shape:
             shapes = f"{list(found[name].shape)} there, {list(mine[name].shape)} here"
             raise click.UsageError(f"'{weights}' holds another network: '{name}' is {shapes}")
-    net.load_state_dict(found, strict=False)
+    theirs, settings = known(state["settings"]), trainer.settings
+    if (theirs.network, theirs.large) == (settings.network, not settings.large):  # strides, which no weight tells
+        layout = "large" if theirs.large else "small"
+        raise click.UsageError(f"'{weights}' has the layout for {layout} images: take it with --{layout}")
+    trainer.net.load_state_dict(found, strict=False)
 
 
 def _trained(path: Path) -> dict[str, Any]:
@@ -112,13 +117,13 @@ def _trained(path: Path) -> dict[str, Any]:
 
 
 def run(trainer: Trainer, training: Labelled, held_out: Labelled, output: Path, save_every: int) -> None:
-    """All epochs that are left; checkpoints every so many epochs, at the end, and after Ctrl-C.
+    """All epochs that are left; checkpoints every so many epochs, after `MINUTE`, at the end, and after Ctrl-C.
 
     Raises:
         click.ClickException: training diverges, or a checkpoint cannot be written.
         click.exceptions.Exit: code 130 after Ctrl-C.
     """
-    settings, unsaved = trainer.settings, None
+    settings, unsaved, saved = trainer.settings, None, time.perf_counter()
     try:
         with Progress(transient=True) as bar:
             task = bar.add_task(settings.network, total=settings.epochs, completed=trainer.epoch)
@@ -126,9 +131,10 @@ def run(trainer: Trainer, training: Labelled, held_out: Labelled, output: Path, 
                 loss = one_epoch(trainer, training, held_out, output)
                 bar.update(task, completed=trainer.epoch, description=f"{settings.network}: loss {loss:.3f}")
                 unsaved = copy.deepcopy(trainer.state())  # the next epoch changes the tensors
-                if trainer.epoch % save_every == 0 or trainer.epoch == settings.epochs:
+                late = time.perf_counter() - saved >= MINUTE
+                if late or trainer.epoch % save_every == 0 or trainer.epoch == settings.epochs:
                     save(unsaved, output)
-                    unsaved = None
+                    unsaved, saved = None, time.perf_counter()
     except KeyboardInterrupt:
         if unsaved is not None:
             save(unsaved, output)
@@ -185,7 +191,7 @@ def one_epoch(trainer: Trainer, training: Labelled, held_out: Labelled, output: 
 @click.option("--graph/--no-graph", default=True, help="Capture the step as a CUDA graph.")
 @click.option("--mixed/--no-mixed", default=None, help="Layers in bfloat16.  [default: on a GPU]")
 @click.option("--compile", "compiled", is_flag=True, help="Compile the steps, on a CPU.")
-@click.option("--save-every", type=click.IntRange(1), default=10, help="Epochs between checkpoints.")
+@click.option("--save-every", type=click.IntRange(1), default=10, help="Epochs between checkpoints, unless long ones.")
 @click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), required=True, help="The checkpoint.")
 def main(
     *,
@@ -203,6 +209,8 @@ def main(
 ) -> None:
     """Train a network and write a checkpoint; go on with it if it is there."""
     check_target(output)
+    if options["large"] is not None and options["network"] not in TWO_LAYOUTS:
+        raise click.UsageError(f"--large and --small are for {', '.join(TWO_LAYOUTS)}, not for {options['network']}")
     settings = Settings(classes=int(classes), **options)
     where = place(device)
     if compiled and where.type == "cuda":
@@ -212,18 +220,18 @@ def main(
     try:
         digest, training, held_out = training_images(data, settings)
         judged = test_images(data, test, settings)
-        source = {"data": digest, "start": start and hashlib.sha256(start.read_bytes()).hexdigest()}
-        trainer = Trainer(settings, where, graph=graph, mixed=mixed, compiled=compiled, source=source)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     if judged is None:
         click.echo(f"'{data}' holds training images only: without --test no accuracy is measured", err=True)
     training, held_out, judged = training.to(where), held_out.to(where), judged and judged.to(where)
+    source = {"data": digest, "start": start and hashlib.sha256(start.read_bytes()).hexdigest()}
+    trainer = Trainer(settings, where, graph=graph, mixed=mixed, compiled=compiled, source=source)
     if output.exists():
         trainer.load(_trained(output))
         click.echo(f"'{output}' goes on after epoch {trainer.epoch} of {settings.epochs}", err=True)
     elif start is not None:
-        start_from(trainer.net, start)
+        start_from(trainer, start)
     run(trainer, training, held_out, output, save_every)
     if trainer.best is not None:
         trainer.net.load_state_dict(trainer.best[1])

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import click
 import torch
 from activations import activation, keep_thresholds_positive
-from architectures import make
+from architectures import image_side, make
 from augment import augment
 from image_data import Labelled, normalised
 from torch import Tensor, nn
@@ -44,6 +44,11 @@ class Settings:
     policy: bool = True
     cutout: int = 8
 
+    def __post_init__(self) -> None:
+        """Say which layout it is, however it was asked for."""
+        if self.large is None:
+            object.__setattr__(self, "large", image_side(self.classes) == 224)
+
     def make(self) -> nn.Module:
         """The network, with random weights."""
         made = activation(self.activation, self.levels, self.threshold)
@@ -54,6 +59,11 @@ class Settings:
         if self.optimizer == "adamw":
             return torch.optim.AdamW(parameters, self.rate, weight_decay=self.decay)
         return torch.optim.SGD(parameters, self.rate, momentum=0.9, weight_decay=self.decay, nesterov=True)
+
+
+def known(settings: Mapping[str, Any]) -> Settings:
+    """Settings of a checkpoint, without those of another version; what is newer than it has its default."""
+    return Settings(**{field.name: settings[field.name] for field in fields(Settings) if field.name in settings})
 
 
 def check_compiler() -> None:
@@ -222,7 +232,7 @@ class Trainer:
             raise click.UsageError(f"the checkpoint has no '{missing[0]}' to go on with: name another file with -o")
         mine = {**asdict(self.settings), **self._source}
         # What is newer than the checkpoint had its default there, or is not known.
-        found = {**self._source, **asdict(Settings()), **state["settings"], **state.get("source", {})}
+        found = {**self._source, **state["settings"], **asdict(known(state["settings"])), **state.get("source", {})}
         if found != mine:
             other = sorted(name for name in {*found, *mine} if found.get(name) != mine.get(name))
             raise click.UsageError(f"the checkpoint has other settings ({', '.join(other)}): name another file with -o")

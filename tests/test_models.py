@@ -106,7 +106,7 @@ def test_qcfs_graph_holds_the_quantise_chain():
             assert node.output[0] in follower.input
 
 
-CIFAR = {"qcfs8": 8, "qcfs4": 4, "clipped": None}
+CIFAR = {"qcfs8": 8, "qcfs8_seed1": 8, "qcfs4": 4, "clipped": None}
 
 
 @pytest.mark.parametrize("kind", CIFAR)

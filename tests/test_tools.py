@@ -61,6 +61,17 @@ def test_cases_are_measured_once_and_kept_as_they_come(jobs: int, tmp_path: Path
     assert [row["case"]["steps"] for row in accuracy.read(results)][2:] == [4]
 
 
+@pytest.mark.parametrize("name", ["accuracy", "reproduce"])
+def test_a_case_that_fails_is_one_line(name: str, tmp_path: Path) -> None:
+    """Here the folder has no images; that of the results is made."""
+    results = tmp_path / "new" / "results.jsonl"
+    done = CliRunner().invoke(tool(name).main, ["--data", str(tmp_path), "--only", "refit", "--results", str(results)])
+    assert done.exit_code == 1
+    assert "Error: [Errno 2] No such file or directory: " in done.output
+    assert "(in Case(part=" in done.output
+    assert results.parent.is_dir()
+
+
 PLAIN = [0.0, 10.0]
 
 
@@ -182,8 +193,29 @@ def test_another_network_of_the_same_name_is_refused(tmp_path: Path) -> None:
     path.write_bytes(b"another")
     with pytest.raises(click.UsageError, match="is not the network that was measured as 'digits_own'"):
         reproduce.check_networks({"digits_own": path}, [row])
+    with pytest.raises(click.UsageError, match="is not the network that was measured as 'digits_own'"):
+        reproduce.check_networks({"digits_own": path}, [{"case": {"network": "digits_own"}}])  # which was it?
     with pytest.raises(click.UsageError, match="a network is called cifar10_"):
         reproduce.check_networks({"resnet20": path}, [])
+
+
+@pytest.mark.parametrize(
+    ("shipped", "name", "which"),
+    [("qcfs4", "cifar10_mine", "are all QCFS"), ("clipped", "cifar10_qcfs", "are not all QCFS")],
+)
+def test_a_name_says_whether_activations_are_qcfs(shipped: str, name: str, which: str) -> None:
+    """The rows of a network whose activations state their thresholds are others."""
+    reproduce, path = tool("reproduce"), ROOT / f"models/cifar10_resnet20_{shipped}.onnx"
+    reproduce.check_networks({path.stem: path}, [])
+    with pytest.raises(click.UsageError, match=f"its activations {which}, its name says otherwise: rename it"):
+        reproduce.check_networks({name: path}, [])
+
+
+def test_every_network_that_is_shipped_is_the_one_that_was_measured() -> None:
+    reproduce, shipped = tool("reproduce"), {path.stem: path for path in (ROOT / "models").glob("*.onnx")}
+    rows = reproduce.read(reproduce.RESULTS)
+    assert shipped.keys() <= {row["case"]["network"] for row in rows}
+    reproduce.check_networks(shipped, rows)
 
 
 def test_the_page_is_beside_its_figures(tmp_path: Path) -> None:

@@ -123,6 +123,16 @@ class TestTraining:
         with pytest.raises(Exception, match=r"other settings \(optimizer\)"):
             self.trainer(models, self.settings(models, optimizer="adamw")).load(state)
 
+    def test_a_layout_is_the_same_however_it_is_asked_for(self, models):
+        for classes, large in ((10, False), (1000, True)):
+            settings = self.settings(models, classes=classes)
+            assert settings == self.settings(models, classes=classes, large=large)
+            state = self.trainer(models, settings).state()
+            del state["settings"]["large"]  # from before there was a choice
+            self.trainer(models, settings).load(state)
+            with pytest.raises(Exception, match=r"other settings \(large\)"):
+                self.trainer(models, self.settings(models, classes=classes, large=not large)).load(state)
+
     def test_a_checkpoint_without_an_optimizer_does_not_go_on(self, models):
         state = self.trainer(models, self.settings(models)).state()
         del state["optimizer"]
@@ -220,15 +230,24 @@ class TestTraining:
         plain = self.trainer(models, self.settings(models, activation="relu"))
         train.save(plain.state(), tmp_path / "relu.pt")
         tuned = self.trainer(models, self.settings(models, seed=5))
-        train.start_from(tuned.net, tmp_path / "relu.pt")
+        train.start_from(tuned, tmp_path / "relu.pt")
         theirs = tuned.net.state_dict()
         assert all(torch.equal(theirs[name], value) for name, value in plain.net.state_dict().items())
-        more = models("architectures").make("resnet20", torch.nn.ReLU, 100)
+        more = self.trainer(models, self.settings(models, activation="relu", classes=100))
         with pytest.raises(Exception, match=r"'head.2.bias' is \[10\] there, \[100\] here"):
             train.start_from(more, tmp_path / "relu.pt")
-        vit = models("architectures").make("vit", torch.nn.ReLU, 10)
+        vit = self.trainer(models, self.settings(models, network="vit", activation="relu"))
         with pytest.raises(Exception, match="holds another network"):
             train.start_from(vit, tmp_path / "relu.pt")
+
+    def test_starts_from_the_same_layout_only(self, models, tmp_path):
+        """Those of MobileNetV2 differ by strides, which no weight tells."""
+        train, settings = models("train"), {"network": "mobilenetv2", "activation": "relu6"}
+        train.save(self.trainer(models, self.settings(models, **settings, large=True)).state(), tmp_path / "large.pt")
+        small = self.trainer(models, self.settings(models, **settings))
+        with pytest.raises(Exception, match=r"large.pt' has the layout for large images: take it with --large$"):
+            train.start_from(small, tmp_path / "large.pt")
+        train.start_from(self.trainer(models, self.settings(models, **settings, large=True)), tmp_path / "large.pt")
 
     def test_mistakes_are_one_line(self, models, pixels, tmp_path):
         runner, train = CliRunner(), models("train")
@@ -242,7 +261,10 @@ class TestTraining:
             (["--threshold", 0], "0.0 is not in the range x>0"),
             (["--rate", -1], "-1.0 is not in the range x>0"),
             (["--device", "tpu9"], "--device tpu9 cannot be used: "),
-            (["--network", "vgg16", "--small"], "vgg16 has one layout: choose among those of resnet18, "),
+            (
+                ["--network", "vgg16", "--small"],
+                "--large and --small are for resnet18, resnet20, resnet34, mobilenetv2, not for vgg16",
+            ),
             (["--validate", 48], "--validate 48 leaves none of 48 training images: hold fewer out"),
         ):
             done = self.command(models, pixels, tmp_path / "n.pt", *options)
@@ -262,6 +284,16 @@ class TestTraining:
         assert done.exit_code == 1
         assert "training diverged in epoch 1 (loss nan): take a smaller --rate and another -o" in done.output
         assert list(tmp_path.iterdir()) == []
+
+    @pytest.mark.parametrize(("minute", "kept"), [(0.0, [1, 2]), (60.0, [2])])
+    def test_long_epochs_are_kept_as_they_end(self, models, pixels, minute, kept, monkeypatch):
+        """Whatever --save-every says: a machine may stop without a word."""
+        train, found = models("train"), []
+        monkeypatch.setattr(train, "MINUTE", minute)
+        monkeypatch.setattr(train, "save", lambda state, _: found.append(state["epoch"]))
+        done = self.command(models, pixels, pixels.with_name("kept.pt"), "--epochs", 2)
+        assert done.exit_code == 0, done.output
+        assert found == kept
 
     @pytest.mark.parametrize("kind", ["parameters", "buffers"])
     def test_what_the_last_step_has_broken_is_noticed(self, models, kind):

@@ -65,6 +65,28 @@ class PublishedResNet20(torch.nn.Module):
         return self.fc(self.conv4_x(self.conv3_x(self.conv2_x(self.conv1(x)))).mean((2, 3)))
 
 
+class PublishedResNet34(torch.nn.Module):
+    """For images of 224 x 224."""
+
+    def __init__(self, name):
+        super().__init__()
+        self.conv1 = torch.nn.Sequential(
+            *(torch.nn.Conv2d(3, 64, 7, 2, 3, bias=False), torch.nn.BatchNorm2d(64), IF(name)),
+            torch.nn.AvgPool2d(3, 2, 1),
+        )
+        inputs = 64
+        for stage, (outputs, blocks) in enumerate(((64, 3), (128, 4), (256, 6), (512, 3))):
+            layers = []
+            for block in range(blocks):
+                layers.append(PublishedBlock(name, inputs, outputs, 2 if stage and not block else 1))
+                inputs = outputs
+            setattr(self, f"conv{stage + 2}_x", torch.nn.Sequential(*layers))
+        self.fc = torch.nn.Linear(512, 1000)
+
+    def forward(self, x):
+        return self.fc(self.conv5_x(self.conv4_x(self.conv3_x(self.conv2_x(self.conv1(x))))).mean((2, 3)))
+
+
 class PublishedVGG16(torch.nn.Module):
     def __init__(self, name, hidden=24, classes=100):
         super().__init__()
@@ -111,7 +133,21 @@ class TestCheckpoints:
         theirs = self.published(kind, name)
         torch.save(theirs.state_dict(), tmp_path / "net.pth")
         ours = models("checkpoints").load(tmp_path / "net.pth", network, 4)
-        images = noise(6, 3, 32, 32, seed=1)
+        self.check_same(theirs, ours, noise(6, 3, 32, 32, seed=1))
+
+    @pytest.mark.parametrize("shared", [False, True])
+    def test_a_network_for_large_images(self, models, shared, tmp_path):
+        """Blocks may have one threshold for both activations; theirs has the same then."""
+        theirs = self.published(PublishedResNet34, "thresh")
+        state = dict(theirs.state_dict())
+        if shared:
+            for key in [key for key in state if key.endswith("residual_function.2.thresh")]:
+                state.pop(key).copy_(state[key.replace("residual_function.2", "act")])
+        torch.save(state, tmp_path / "net.pth")
+        ours = models("checkpoints").load(tmp_path / "net.pth", "resnet34", 4)
+        self.check_same(theirs, ours, noise(6, 3, 64, 64, seed=1))
+
+    def check_same(self, theirs, ours, images):
         with torch.no_grad():
             expected, found = theirs(images), ours(images)
         same = (found - expected).abs().amax(1) < 1e-3 * expected.abs().max()

@@ -34,6 +34,25 @@ class TestData:
         np.testing.assert_array_equal(found.image[:200], tiles.reshape(200, 32, 32, 3).transpose(0, 3, 1, 2))
         assert len(models("image_data").read(tmp_path, "test").label) == 200
 
+    def test_grids_are_read_in_the_order_of_their_numbers(self, models, tmp_path):
+        for number in range(11):
+            Image.new("RGB", (3200, 32), (number, 0, 0)).save(tmp_path / f"cifar10_train_{number}.webp", lossless=True)
+        np.save(tmp_path / "cifar10_train_labels.npy", np.zeros(1100, np.uint8))
+        found = models("image_data").read(tmp_path, "train")
+        assert found.image[::100, 0, 0, 0].tolist() == list(range(11))
+
+    def test_more_images_than_fit_into_memory(self, models, monkeypatch, tmp_path):
+        (tmp_path / "train" / "a").mkdir(parents=True)
+        Image.new("RGB", (40, 40)).save(tmp_path / "train" / "a" / "1.png")
+        data = models("image_data")
+        monkeypatch.setattr(data, "memory", lambda: 2 * 3 * 32 * 32)
+        assert len(data.read(tmp_path, "train").label) == 1
+        with pytest.raises(ValueError, match=r"train': 1 images of 33 x 33 take 0 GB, this machine has 0 GB: put"):
+            data.read(tmp_path, "train", side=33)
+
+    def test_memory_of_this_machine(self, models):
+        assert models("image_data").memory() > 2**28
+
     def test_a_folder_per_class(self, models, tmp_path):
         for label, colour in enumerate(((255, 0, 0), (0, 0, 255))):
             (tmp_path / "train" / f"class{label}").mkdir(parents=True)

@@ -45,11 +45,6 @@ class TestNetworks:
 
         assert side(None) == side(False) == 4 * side(True)
 
-    @pytest.mark.parametrize("large", [False, True])
-    def test_networks_with_one_layout(self, models, large):
-        with pytest.raises(ValueError, match=r"^vgg16 has one layout: choose among those of resnet18, "):
-            models("architectures").make("vgg16", torch.nn.ReLU, 10, large=large)
-
     def test_a_hundred_classes(self, models):
         net = models("architectures").make("resnet20", torch.nn.ReLU, 100)
         assert net(noise(2, 3, 32, 32)).shape == (2, 100)

@@ -273,6 +273,19 @@ def measure(cases: Iterable[Case], results: Path, measured: Callable[..., dict[s
         raise failed[0]
 
 
+def measure_or_stop(cases: Iterable[Case], results: Path, *how: Any) -> None:
+    """`measure` for a command line.
+
+    Raises:
+        click.ClickException: a case failed; what was measured is kept.
+    """
+    results.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        measure(cases, results, *how)
+    except RuntimeError as error:
+        raise click.ClickException(str(error)) from error
+
+
 @click.command()
 @click.option("--data", type=click.Path(path_type=Path, exists=True), help="Folder of images and networks.")
 @click.option("--only", multiple=True, help="Parts to measure [default: all].")
@@ -286,7 +299,7 @@ def main(data: Path | None, only: tuple[str, ...], *, results: Path, jobs: int, 
         if data is None:
             raise click.UsageError("--data is needed to measure")
         chosen = (case for case in cases() if not only or case.part in only)
-        measure(chosen, results, partial(judged, data=data, device=device), jobs)
+        measure_or_stop(chosen, results, partial(judged, data=data, device=device), jobs)
     write_page(read(results), ROOT / "docs", list(NEURONS))
 
 
