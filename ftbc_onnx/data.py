@@ -26,7 +26,6 @@ from ftbc_onnx.preprocessing import Array, Layout, Preprocessing, known_preproce
 from ftbc_onnx.sample_order import evenly, in_runs, mixed
 from ftbc_onnx.shards import Arrays, Load, Shard, Shards, Spool
 
-UNNAMED = "(array)"  # stands for the key of an array that comes without one
 SUFFIXES = (".npz", ".npy")
 
 ForArrays: TypeAlias = Callable[[bool], Preprocessing]
@@ -174,7 +173,7 @@ def open_data(
     it, told whether they are of whole numbers).
     A source is taken as it is. Raises DataError and ConfigError.
     """
-    if isinstance(what, tuple) and len(what) == 2 and isinstance(what[0], (str, os.PathLike)):
+    if images.is_path_and_labels(what):
         what, labels = what
     if limit is not None and limit < 1:
         raise ConfigError(f"limit {limit} cannot be used: give a positive number of samples")
@@ -190,7 +189,10 @@ def open_data(
         where = f"{where} {what}"
         try:
             with running(script[0]):
-                made = opening(call(*script, where), where)
+                given = call(*script, where)
+                if images.is_path_and_labels(given):
+                    given, labels = given[0], given[1] if labels is None else labels
+                made = opening(given, where)
             source = replace(made, description=f"{script[0].name}:{script[1]}")
         except FtbcError:
             raise
@@ -200,7 +202,11 @@ def open_data(
         source = _labelled(source, labels, where)
     if limit is not None and limit < len(source):
         source = source.subset(evenly(len(source), limit))
-    return source.subset(mixed(len(source))) if purpose == "calibration" and in_runs(source.labels) else source
+    if purpose != "calibration" or not in_runs(source.labels):
+        return source
+    source = source.subset(mixed(len(source)))
+    store = source.store.held(source.selection) if isinstance(source.store, Shards) else source.store
+    return replace(source, store=store)
 
 
 def spread(source: DataSource, count: int | None) -> DataSource:
@@ -260,17 +266,17 @@ def _open(
     """`open_data` for everything but scripts and separate labels; an iterable is read up to `limit`."""
     if isinstance(what, (str, os.PathLike)):
         return _open_path(Path(what), where, inputs, options, beside)
-    if isinstance(what, Mapping) or hasattr(what, "__array__") or (isinstance(what, tuple) and _is_pair(what)):
-        shard = _shard(_arrays(what, where), inputs, options.layout, where)
+    if isinstance(what, Mapping) or hasattr(what, "__array__") or (isinstance(what, tuple) and images.is_pair(what)):
+        shard = _shard(images.named_arrays(what, where), inputs, options.layout, where)
         return _join([shard], inputs, options, where, "arrays in memory", beside=beside)
     reader = callable(getattr(what, "get_next", None))
     if not reader and not isinstance(what, Iterable):
         raise DataError(f"{where}: a {type(what).__name__} cannot be read: expected a path, arrays, feeds or a reader")
     shards: list[Shard] = []
     count, spool = 0, Spool()
-    for number, item in enumerate(iter(what.get_next, None) if reader else what):
+    for number, item in enumerate(_read(what) if reader else what):
         alone = isinstance(item, (tuple, list)) and len(item) == 1  # a DataLoader without labels
-        arrays = _arrays(item[0] if alone else item, f"{where}, item {number}")
+        arrays = images.named_arrays(item[0] if alone else item, f"{where}, item {number}")
         shards.append(_shard(arrays, inputs, options.layout, f"{where}, item {number}", spool.keep(arrays)))
         count += shards[-1].count
         if limit is not None and count >= limit:
@@ -279,6 +285,12 @@ def _open(
         raise DataError(f"{where}: the {type(what).__name__} gave no samples: rewind it, or make a new one")
     source = _join(shards, inputs, options, where, type(what).__name__, beside=beside)
     return source if limit is None else source.subset(np.arange(min(limit, count)))
+
+
+def _read(reader: Any) -> Iterator[Any]:
+    """What `get_next` gives until it gives None."""
+    while (item := reader.get_next()) is not None:
+        yield item
 
 
 def _open_path(
@@ -314,7 +326,7 @@ def _load(path: Path, where: str) -> dict[str, Array]:
     """key -> array of a .npz (loaded), or the only array of a .npy (memory-mapped); DataError for anything else."""
     try:
         if path.suffix.lower() == ".npy":
-            return {UNNAMED: np.load(path, mmap_mode="r", allow_pickle=False)}
+            return {images.UNNAMED: np.load(path, mmap_mode="r", allow_pickle=False)}
         with zipfile.ZipFile(path), np.load(path, allow_pickle=False) as file:
             return {key: file[key] for key in file.files}
     except Exception as error:  # a damaged file raises many kinds; NumPy takes what it does not know for a pickle
@@ -322,24 +334,6 @@ def _load(path: Path, where: str) -> dict[str, Array]:
         if any(word in why for word in ("bject", "pickle")):  # NumPy's advice is to allow pickles
             why = "it is damaged, or holds pickled Python objects, never loaded"
         raise DataError(f"{where}: cannot be read ({why}): expected numbers saved by np.save or np.savez") from error
-
-
-def _is_pair(item: Any) -> bool:
-    """Whether `item` is (array or mapping, labels)."""
-    pair = isinstance(item, (tuple, list)) and len(item) == 2 and not isinstance(item[1], Mapping)
-    return pair and (isinstance(item[0], Mapping) or hasattr(item[0], "__array__"))
-
-
-def _arrays(item: Any, where: str) -> dict[str, Array]:
-    """key -> array for an array, a mapping, or either with labels; nothing is copied."""
-    data, labels = item if _is_pair(item) else (item, None)
-    named = dict(data) if isinstance(data, Mapping) else {UNNAMED: data}
-    if labels is not None:
-        named[images.PAIRED] = labels
-    try:
-        return {str(key): np.asarray(value) for key, value in named.items()}
-    except Exception as error:  # whatever foreign arrays raise
-        raise DataError(f"{where}: cannot be read as an array ({error}): expected numbers") from error
 
 
 def _shard(

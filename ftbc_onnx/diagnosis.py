@@ -48,6 +48,9 @@ CAUSES = ("weights", "silent", "clipping", "bias", "timing", "rounding")
 SAMPLES = 64
 """Samples looked at, at most, unless asked for more."""
 
+READ = 16
+"""Of an iterable, which may have no end, so many times as many samples are read as are looked at."""
+
 _ELEMENTS = 1 << 24  # neurons, over samples, for each of which a run holds some twenty numbers
 
 _EXACT = 1e-6  # a cost below is rounding
@@ -287,18 +290,19 @@ def diagnose_file(
             "diagnose a conversion without --refit"
         )
     original, network = file.ann(ann)
-    source = file.open(data, preprocessing, "diagnosis", input_specs(original.model))
-    count = min(SAMPLES if samples is None else samples, len(source))
+    wanted = SAMPLES if samples is None else samples
+    source = file.open(data, preprocessing, "diagnosis", input_specs(original.model), READ * wanted)
+    count = min(wanted, len(source))
     if count:
         source = source.subset(middles(len(source), count))
     where = choose_device(device)
     neurons = sum(count_neurons(network, source, where).values())
-    wanted = batch_size or max(_ELEMENTS // max(neurons, 1), 1)
+    size = batch_size or max(_ELEMENTS // max(neurons, 1), 1)
     found = diagnose(
         network,
         file.plan,
         source,
-        choose_batching(wanted, network.static_batch, source, None, "diagnosis"),
+        choose_batching(size, network.static_batch, source, None, "diagnosis"),
         device=where,
         output=file.readouts[0].output if file.readouts else None,
         weights=altered_weights(network, file.model),

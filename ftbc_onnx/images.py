@@ -6,7 +6,8 @@ Images are decoded one batch at a time to uint8 [n, H, W, C]; arithmetic is in f
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -23,6 +24,7 @@ Shape: TypeAlias = Sequence["int | str | None"]
 
 LABEL_KEYS = ("label", "labels", "y", "target", "targets")
 PAIRED = "(labels)"  # stands for the key of labels that come without one
+UNNAMED = "(array)"  # stands for the key of an array that comes without one
 WIDE_MODES = ("I", "F")  # 16- and 32-bit greys: Pillow would clip them to 8 bits
 
 
@@ -80,6 +82,29 @@ def check_form(x: Array, dtype: np.dtype[Any], shape: Shape, layout: Layout | No
         hints = [f"pass --layout {other}" for other in others if fits(other)]
         hints += ["add the sample axis"] if x.ndim + 1 == len(shape) else ["reshape it"]
         raise DataError(f"{where} has shape {show(x.shape)}, the model expects {show(shape)}: {hints[0]}")
+
+
+def is_pair(item: Any) -> bool:
+    """Whether `item` is (array or mapping, labels)."""
+    pair = isinstance(item, (tuple, list)) and len(item) == 2 and not isinstance(item[1], Mapping)
+    return pair and (isinstance(item[0], Mapping) or hasattr(item[0], "__array__"))
+
+
+def is_path_and_labels(item: Any) -> bool:
+    """Whether `item` is (path, labels)."""
+    return isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], (str, os.PathLike))
+
+
+def named_arrays(item: Any, where: str) -> dict[str, Array]:
+    """key -> array for an array, a mapping, or either with labels; nothing is copied. DataError if it is none."""
+    data, labels = item if is_pair(item) else (item, None)
+    named = dict(data) if isinstance(data, Mapping) else {UNNAMED: data}
+    if labels is not None:
+        named[PAIRED] = labels
+    try:
+        return {str(key): np.asarray(value) for key, value in named.items()}
+    except Exception as error:  # whatever foreign arrays raise
+        raise DataError(f"{where}: cannot be read as an array ({error}): expected numbers") from error
 
 
 def match_keys(found: Sequence[str], names: Sequence[str], where: str) -> tuple[dict[str, str], str | None]:

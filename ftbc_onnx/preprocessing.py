@@ -112,8 +112,12 @@ class Preprocessing:
         return replace(other, **{f.name: value for f in fields(self) if (value := getattr(self, f.name)) is not None})
 
     def for_arrays(self, whole: bool) -> Preprocessing:
-        """Without what only image files have; `whole` numbers that are changed get the scale that pixels have."""
-        scale = PIXELS if whole and self.arithmetic and self.scale is None else self.scale
+        """Without what only image files have: `whole` numbers that are changed get the scale of pixels, floats none."""
+        scale = self.scale
+        if whole and self.arithmetic and scale is None:
+            scale = PIXELS
+        elif not whole and scale == PIXELS:
+            scale = None
         return replace(self, resize=None, crop=None, color=None, resample=None, scale=scale)
 
     @property

@@ -20,7 +20,8 @@ from ftbc_onnx.runtime import package_version, runtime_version
 def record_of(job: Job, planned: Planned, emitted: Emitted, inputs: Mapping[str, Moments]) -> dict[str, Any]:
     """What the emitted model remembers of where it comes from; `inputs` are the numbers that it got."""
     data, plan, calibrated = job.calibration, planned.plan, planned.calibrated
-    prepared = next((source for source in (data, job.judged) if source is not None and source.of_images), data)
+    read = [source for source in (None if job.random else data, job.judged) if source is not None]
+    prepared = next((source for source in read if source.of_images), read[0] if read else None)
     return {
         "version": package_version(),
         "runtime": runtime_version(),

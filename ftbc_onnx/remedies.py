@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import Any
 
@@ -112,7 +112,7 @@ def verdict(diagnosis: Diagnosis) -> list[str]:
     return said
 
 
-def remedies(diagnosis: Diagnosis, options: ConvertConfig) -> list[Remedy]:
+def remedies(diagnosis: Diagnosis, options: ConvertConfig, *, binary: bool = False) -> list[Remedy]:
     """What to do, for every suspect and every cause of its error that counts, what is wrong before what is coarse.
 
     If no site stands out, but the output's error is not small, for the one that is ranked first.
@@ -120,16 +120,20 @@ def remedies(diagnosis: Diagnosis, options: ConvertConfig) -> list[Remedy]:
     Args:
         diagnosis: of a network.
         options: that it was converted with, with its neuron by name.
+        binary: whether spikes have to be binary: no other neuron is suggested then.
     """
     accused = suspects(diagnosis)
     if not accused and diagnosis.output_error[-1] > SMALL:
         accused = diagnosis.ranked[:1]
-    return [
+    found = [
         _REMEDIES[cause](suspect, diagnosis, options)
         for suspect in accused
         for cause, part in suspect.causes.items()
         if part > 0 and part >= MENTIONED * suspect.local
     ]
+    if not binary:
+        return found
+    return [replace(remedy, tries=tuple(each for each in remedy.tries if "neuron" not in each)) for remedy in found]
 
 
 def to_try(found: Iterable[Remedy], most: int) -> list[Changes]:

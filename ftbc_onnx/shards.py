@@ -107,3 +107,30 @@ class Shards:
             for _, array in sorted(self.read(indices[start : start + HASH_SAMPLES]).items()):
                 total.update(array.tobytes())
         return total.hexdigest()
+
+    def held(self, indices: Array) -> Shards:
+        """The same, but for `indices` in memory, where they are in several shards and no more than `KEPT` bytes.
+
+        For orders that jump between shards: each would be loaded for a few of its samples, over and over.
+        """
+        numbers = np.unique(indices)
+        sample = sum(dtype.itemsize * int(np.prod(shape, dtype=np.int64)) for shape, dtype in self._forms.values())
+        few = len(self._shards) > 1 and len(numbers) * sample <= KEPT
+        return Held(self._shards, numbers) if few else self
+
+
+class Held(Shards):
+    """Shards of which the samples `numbers`, sorted, are read once, shard by shard; no others can be read."""
+
+    def __init__(self, shards: Sequence[Shard], numbers: Array) -> None:
+        super().__init__(shards)
+        self._numbers = numbers
+        self._rows: dict[str, Array] | None = None
+
+    def read(self, indices: Array) -> dict[str, Array]:
+        """The samples `indices`, [n, ...] per input, copied."""
+        if self._rows is None:
+            self._rows = super().read(self._numbers)
+            self._last = None
+        places = np.searchsorted(self._numbers, indices)
+        return {name: rows[places] for name, rows in self._rows.items()}

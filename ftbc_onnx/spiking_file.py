@@ -19,7 +19,7 @@ from ftbc_onnx.graph.provenance import read_plan, read_record
 from ftbc_onnx.graph.sites import Network
 from ftbc_onnx.likeness import Moments, Unlike, compare, moments
 from ftbc_onnx.plan import SpikingPlan
-from ftbc_onnx.preprocessing import PIXELS, Preprocessing, known_preprocessing
+from ftbc_onnx.preprocessing import Preprocessing, known_preprocessing
 
 log = logging.getLogger("ftbc_onnx")
 
@@ -91,11 +91,13 @@ class SpikingFile:
         preprocessing: Preprocessing | None = None,
         purpose: str = "evaluation",
         inputs: Sequence[InputSpec] | None = None,
+        limit: int | None = None,
     ) -> DataSource:
         """Data for it (or for `inputs`), prepared as the calibration data were, but for what `preprocessing` sets.
 
         One that sets nothing is for data that are ready: they are taken as they are. Where those were image files,
         arrays leave out what only image files have; whole numbers get the scale of pixels, floats go without it.
+        `limit` keeps so many samples (`open_data`), which bounds what is read of an iterable.
 
         Raises:
             DataError: they do not fit the network.
@@ -104,17 +106,17 @@ class SpikingFile:
         specs = input_specs(self.model) if inputs is None else inputs
         done, given = self.preprocessing, known_preprocessing(preprocessing)
         if preprocessing == Preprocessing():
-            return open_data(data, specs, given, purpose=purpose)
+            return open_data(data, specs, given, purpose=purpose, limit=limit)
         try:
             wanted = given.over(done)
         except ConfigError as error:
             raise ConfigError(f"{error} (remembered from the conversion: {done.as_dict()})") from error
 
         def for_arrays(whole: bool) -> Preprocessing:
-            """As beside images in a conversion, but the scale that was recorded is that of pixels."""
+            """As beside images in a conversion, but for a scale that is given: it is meant for these."""
             prepared = wanted.for_arrays(whole)
-            if given.scale is None and done.scale == PIXELS:
-                prepared = replace(prepared, scale=PIXELS if whole else None)
+            if given.scale is not None:
+                prepared = replace(prepared, scale=given.scale)
             if prepared.arithmetic:
                 log.warning(
                     "%s: arrays, for a network that was calibrated on images, are prepared by %s; for data that are "
@@ -124,7 +126,7 @@ class SpikingFile:
             return prepared
 
         shared = for_arrays if done.for_images and not given.for_images else False
-        return open_data(data, specs, wanted, purpose=purpose, shared=shared)
+        return open_data(data, specs, wanted, purpose=purpose, limit=limit, shared=shared)
 
     def ann(self, model: str | os.PathLike[str] | bytes) -> tuple[SourceModel, Network]:
         """The ANN it was made from (a path, or its bytes), as it was read and normalised. Raises as `original`."""

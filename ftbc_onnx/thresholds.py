@@ -109,10 +109,7 @@ def collect_statistics(
         for site in sites:
             top = values[names[site.name]].astype(np.float64)
             if not np.all(np.isfinite(top)):
-                raise CalibrationError(
-                    f"the activation '{site.spikes}' of the ANN is not finite on the calibration data: "
-                    "check the data's scale"
-                )
+                raise _not_finite(site)
             maxima[site.name] = np.maximum(maxima.get(site.name, np.zeros(site.channels)), top)
         done += rows_of(part)
         progress(done)
@@ -127,6 +124,12 @@ def collect_statistics(
         done += rows_of(part)
         progress(done)
     return {s.name: ActivationStatistics(maxima[s.name], counts[s.name], zeros[s.name]) for s in sites}
+
+
+def _not_finite(site: SpikingSite) -> CalibrationError:
+    return CalibrationError(
+        f"the activation '{site.spikes}' of the ANN is not finite on the calibration data: check the data's scale"
+    )
 
 
 def estimate_thresholds(
@@ -166,10 +169,10 @@ def _threshold(
     else:
         theta = mse_threshold(used, levels)
     theta = np.broadcast_to(theta, (site.channels,)).copy()
-    if site.ceiling is not None:
-        theta = np.minimum(theta, site.ceiling)
+    ceiling = np.inf if site.ceiling is None else site.ceiling
+    theta = np.asarray(np.minimum(theta, ceiling))
     active = theta > 0
-    theta[~active] = theta[active].mean() if active.any() else 1.0
+    theta[~active] = theta[active].mean() if active.any() else min(1.0, ceiling)
     return theta.astype(np.float32)
 
 
@@ -232,7 +235,11 @@ def _fitting(session: Session, source: DataSource, batching: Batching, sites: li
 
 
 def _count(a: np.ndarray, site: SpikingSite, maximum: np.ndarray, counts: np.ndarray, zeros: np.ndarray) -> None:
-    """Add an activation [B, C, H, W] to the histogram [C, BINS] and the zeros [C] of its site."""
+    """Add an activation [B, C, H, W] to the histogram [C, BINS] and the zeros [C] of its site.
+
+    Raises:
+        CalibrationError: it has NaN, which the maxima of onnxruntime leave out where it is not the first value.
+    """
     rows = (
         a.reshape(1, -1)
         if site.channel_axis is None
@@ -244,6 +251,8 @@ def _count(a: np.ndarray, site: SpikingSite, maximum: np.ndarray, counts: np.nda
     for first in range(0, site.channels, several):
         part = slice(first, first + several)
         place = rows[part] * scale[part]
+        if place.size and np.isnan(place.max()):
+            raise _not_finite(site)
         place = np.clip(np.ceil(place, out=place), 0, BINS, out=place).astype(np.intp)
         place += np.arange(len(place))[:, None] * (BINS + 1)
         found = np.bincount(place.reshape(-1), minlength=len(place) * (BINS + 1)).reshape(-1, BINS + 1)

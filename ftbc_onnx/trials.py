@@ -67,12 +67,7 @@ def try_changes(
     first = open_job(ann, data, replace(options, calib_samples=largest), preprocessing=preprocessing)
     assert first.calibration is not None
     static = first.network.static_batch or 1
-    fit, held = split(first.calibration, len(first.calibration), static)
-    if held is None:
-        raise DataError(
-            f"the calibration data ({first.calibration.description}) give {len(first.calibration)} samples, too few to "
-            "hold some back, which judge what is tried: give more"
-        )
+    fit, held = split_off(first.calibration, static)
     count = min(len(held), max(JUDGING // static, 1) * static)
     held = held.subset(middles(len(held), count))
     if options.batch_size is not None:
@@ -89,6 +84,21 @@ def try_changes(
             log.warning("%s could not be tried: %s", spelled(changes), error)
     progress("trials", len(tries) + 1, len(tries) + 1)
     return tuple(trials)
+
+
+def split_off(source: DataSource, static: int) -> tuple[DataSource, DataSource]:
+    """The samples that trials are fitted to, and those that judge them.
+
+    Raises:
+        DataError: there are too few.
+    """
+    fit, held = split(source, len(source), static)
+    if held is None:
+        raise DataError(
+            f"the calibration data ({source.description}) give {len(source)} samples, too few to hold some back, which "
+            "judge what is tried: give more"
+        )
+    return fit, held
 
 
 def _judge(job: Job, what: str, fit: DataSource, held: DataSource) -> Trial:

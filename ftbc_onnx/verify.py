@@ -146,7 +146,7 @@ def verify_file(
     _, network = file.ann(ann)
     plan, options, inputs = file.plan, file.options, input_specs(network.view.model)
     if data is not None:
-        source = file.open(data, preprocessing, "verification", inputs)
+        source = file.open(data, preprocessing, "verification", inputs, network.static_batch or samples)
     elif preprocessing is None:
         source = random_source(inputs, network.static_batch or samples, 0)
     else:

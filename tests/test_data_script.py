@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from data_cases import FLAT, numbers, refused, whole
+from data_cases import FLAT, label_list, numbers, refused, whole
 
 from ftbc_onnx.data import open_data
 from ftbc_onnx.errors import DataError
@@ -40,6 +40,14 @@ class TestScripts:
         assert whole(open_data(script, FLAT)).tolist() == [[3.0] * 4]
         assert sys.path == before
         assert not list(tmp_path.glob("__pycache__/make*"))
+
+    def test_a_path_with_labels_from_a_script(self, tmp_path: Path) -> None:
+        np.save(tmp_path / "x.npy", numbers(3, 4))
+        (tmp_path / "make.py").write_text(f"def data():\n    return {str(tmp_path / 'x.npy')!r}, [2, 0, 1]\n")
+        source = open_data(tmp_path / "make.py", FLAT)
+        np.testing.assert_array_equal(whole(source), numbers(3, 4))
+        assert label_list(source) == [2, 0, 1]
+        assert label_list(open_data(tmp_path / "make.py", FLAT, labels=[0, 0, 1])) == [0, 0, 1]
 
     def test_a_path_from_a_script(self, tmp_path: Path) -> None:
         np.save(tmp_path / "d.npy", numbers(2, 4))

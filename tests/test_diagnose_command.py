@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shlex
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -112,6 +113,39 @@ class TestCommand:
         np.savez(tmp_path / "few.npz", image=digits("test", 15)[0])
         fails(call(*what, RELU, "--try", "--calib-data", tmp_path / "few.npz"), 4, "15 samples, too few to hold some")
 
+    def test_a_diagnosis_is_shown_whatever_becomes_of_trials(
+        self,
+        call: Caller,  # noqa: F811
+        clipped: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """It took minutes, and they may take longer; too few samples are known before it begins."""
+        looked_at = ("diagnose", clipped, "--ann", RELU, "--data", TEST, "--samples", 8)
+        data = (*looked_at, "--try", "--calib-data", CALIBRATION)
+        for error, code, said in ((DataError("broken"), 4, "broken"), (KeyboardInterrupt(), 130, "")):
+
+            def stop(*_: object, error: BaseException = error, **__: object) -> None:
+                raise error
+
+            monkeypatch.setattr(sys.modules["ftbc_onnx.cli.diagnose"], "try_changes", stop)
+            done = call(*data)
+            assert done.code == code
+            assert said in done.err
+            assert "output error after each step" in done.out
+            assert json.loads(call(*data, "--json").out)["trials"] == []
+
+    def test_data_without_an_end(self, call: Caller, clipped: Path, tmp_path: Path) -> None:  # noqa: F811
+        script = tmp_path / "endless.py"
+        script.write_text(
+            f"import numpy as np\ndef data():\n    images = np.load({str(CALIBRATION)!r})['image']\n"
+            "    while True:\n        yield images\n"
+        )
+        data = ("--data", script, "--samples", 8, "--calib-data", script, "--try", "--json")
+        report = json.loads(call("diagnose", clipped, "--ann", RELU, *data).out)
+        assert report["samples"] == 8
+        assert report["trials"][0]["samples"] == 64
+        assert call("verify", clipped, "--ann", RELU, "--data", script).code == 0
+
 
 def site(
     name: str, cost: float, share: float, channels: int = 4, stated: bool = False, **causes: float
@@ -175,6 +209,12 @@ class TestSuspects:
 
 
 class TestSentences:
+    def test_no_other_neuron_where_spikes_have_to_be_binary(self) -> None:
+        found = beside(site("a", 0.5, 1.0, rounding=0.3), site("b", 0.5, 1.0, timing=0.3))
+        said = {spelled(changes) for changes in to_try(remedies(found, self.options(), binary=True), 9)}
+        assert said == {"-T 8", "--exclude '^a$'"}
+        assert "signed-group" in remedies(found, self.options())[0].sentence
+
     def options(self, **changes: object) -> ConvertConfig:
         return ConvertConfig(**{"steps": 4, "neuron": "if", "threshold": "mse", **changes})
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from helpers import parse
-from networks import RELU, TEST, digits
+from networks import QCFS, RELU, TEST, digits
 from PIL import Image
 
 from ftbc_onnx import Preprocessing, convert
@@ -53,6 +54,30 @@ class TestImagesBesideArrays:
             assert judged.ann_accuracy == 100
             assert ("prepared by {'scale': 0.00392" in caplog.text) is (arrays.dtype == np.uint8)
             assert ("give --mean 0 --std 1 --scale 1" in caplog.text) is (arrays.dtype == np.uint8)
+
+    @pytest.mark.parametrize("images_calibrate", [True, False])
+    def test_floats_beside_images_get_no_scale_of_pixels(self, folder: Path, images_calibrate: bool) -> None:
+        """Stated or not (a preprocessor_config.json states it); and what judges later does the same."""
+        images, labels = digits("test", 24)
+        stated = replace(self.OPTIONS, scale=1 / 255)
+        both = (folder, (images, labels)) if images_calibrate else (images, (folder, labels))
+        found = [
+            convert(RELU, both[0], eval_data=both[1], preprocessing=options, steps=2)
+            for options in (self.OPTIONS, stated)
+        ]
+        assert found[0].evaluation.output_gap == found[1].evaluation.output_gap
+        assert found[0].evaluation.unlike == found[1].evaluation.unlike == ()
+        again, _ = evaluate_file(found[1].model.SerializeToString(), both[1], ann=RELU)
+        np.testing.assert_allclose(again.output_gap, found[1].evaluation.output_gap, rtol=1e-5)
+
+    @pytest.mark.parametrize("calibration", [{"random_data": True}, {}])
+    def test_what_judges_is_remembered_where_nothing_was_calibrated(self, calibration: dict[str, bool]) -> None:
+        images, labels = digits("test", 24)
+        raw, options = (images * 16, labels), Preprocessing(scale=1 / 16)
+        result = convert(QCFS, eval_data=raw, preprocessing=options, steps=2, neuron="if", rule="none", **calibration)
+        assert result.report["preprocessing"] == {"scale": 1 / 16}
+        again, _ = evaluate_file(result.model.SerializeToString(), raw, ann=QCFS)
+        assert again.accuracy == result.evaluation.accuracy
 
     def test_floats_that_are_ready(self, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
         """That mean and std are taken off once more is said, with what to give instead."""

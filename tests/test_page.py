@@ -261,6 +261,14 @@ class TestPage:
                 assert len(image.convert("L").getcolors()) > 20
 
 
+def test_layers_that_fire_one_after_another_have_one_result(report: dict[str, Any], text: str) -> None:
+    said = "Layer-synchronous: only what is at T has a meaning."
+    assert said not in text
+    layered = {**report, "synchronous": {"levels": 4, "depth": 4, "latency": 16}}
+    assert [kind.name for kind in FIGURES if said in kind.says(layered)] == ["accuracy", "error", "gaps"]
+    assert render(layered).count(said) == 3
+
+
 class TestTables:
     def test_curves_of_a_long_run_are_short(self, report: dict[str, Any]) -> None:
         table = tables.curves(large(report, 4, 100))
@@ -277,6 +285,18 @@ class TestTables:
         assert call.startswith("ftbc_onnx.convert('digits_relu.onnx', 'digits_calibration.npz', steps=4, neuron='if'")
         assert "percentile=97.0" in call
         assert "rule=" not in call
+        assert call.endswith(", eval_data='digits_test.npz')")
+
+    def test_made_again_from_what_was_in_memory(self, report: dict[str, Any]) -> None:
+        """What has no name stands for itself, and what was done to the samples is said."""
+        judged = {**report["evaluation"], "data": "arrays in memory"}
+        given = {"evaluation": judged, "data": "arrays in memory", "label_offset": 1, "preprocessing": {"mean": [0.5]}}
+        call = tables.command({**report, **given})
+        assert call.startswith("ftbc_onnx.convert('digits_relu.onnx', arrays, steps=4")
+        assert call.endswith("eval_data=arrays, label_offset=1, preprocessing=ftbc_onnx.Preprocessing(mean=[0.5]))")
+        random = tables.command({**report, "random_data": True, "data": "random (seed 0)", "evaluation": None})
+        assert random.startswith("ftbc_onnx.convert('digits_relu.onnx', None, steps=4")
+        assert "eval_data" not in random
 
     def test_sites(self, report: dict[str, Any]) -> None:
         row = dict(zip(tables.sites(report).head, tables.sites(report).rows[2], strict=True))

@@ -36,6 +36,15 @@ class TestSave:
         assert path.is_file()
         assert path.resolve().parent == tmp_path
 
+    def test_a_name_in_another_encoding(self, tmp_path: Path) -> None:
+        """Metadata are UTF-8: what is none is spelled out."""
+        source = tmp_path / os.fsdecode(b"caf\xe9.onnx")
+        onnx.save(residual(), source)
+        written = quick(source).save()
+        assert written == tmp_path / os.fsdecode(b"caf\xe9.snn_T3.onnx")
+        (name,) = [entry.value for entry in onnx.load(written).metadata_props if entry.key == "ftbc_onnx.source"]
+        assert name == "caf\\udce9.onnx"
+
     @pytest.mark.parametrize("alias", ["same", "link", "dots"])
     def test_never_over_the_input(self, result: ConversionResult, tmp_path: Path, alias: str) -> None:
         source = tmp_path / "net.v2.onnx"

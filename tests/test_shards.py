@@ -49,6 +49,33 @@ class TestShards:
         assert len(list(source.batches(2))) == 5
         assert len(alive) == 6  # each file once for the checks and once for the batches
 
+    @pytest.mark.parametrize(("kept", "loads"), [(1 << 28, 6), (0, None)])
+    def test_files_of_a_class_each_are_read_once_for_a_calibration(
+        self, kept: int, loads: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Their samples are mixed, and a batch has some of every file; with too many for memory it is as it was."""
+        from ftbc_onnx import data, shards
+
+        x = numbers(120, 4)
+        for label in range(3):
+            rows = slice(40 * label, 40 * label + 40)
+            np.savez(tmp_path / f"{label}.npz", x=x[rows], y=np.full(40, label))
+        seen: list[Path] = []
+        load = data._load
+        monkeypatch.setattr(data, "_load", lambda path, where: seen.append(path) or load(path, where))
+        monkeypatch.setattr(shards, "KEPT", kept)
+        source = open_data(tmp_path, FLAT)
+        batches = [batch for _ in range(2) for batch in source.batches(8)]
+        assert all(len(np.unique(batch.labels)) == 3 for batch in batches)
+        assert len(seen) > 40 if loads is None else len(seen) == loads
+        for batch in (source.subset([7, 3]), source):
+            rows = np.concatenate([b.feeds["x"] for b in batch.batches(50)])
+            labels = np.concatenate([b.labels for b in batch.batches(50)])
+            places = [int(np.flatnonzero((x == row).all(axis=1))[0]) for row in rows]
+            np.testing.assert_array_equal(labels, np.array(places) // 40)
+        monkeypatch.setattr(shards, "KEPT", 0)
+        assert source.digest() == open_data(tmp_path, FLAT).digest()
+
     def test_npy_shards(self, tmp_path: Path) -> None:
         np.save(tmp_path / "1.npy", numbers(2, 4))
         np.save(tmp_path / "2.npy", numbers(3, 4, seed=1))
@@ -106,6 +133,16 @@ class TestMemory:
         source = open_data([[part, np.full(len(part), len(part))] for part in parts], FLAT)
         np.testing.assert_array_equal(whole(source), x)
         assert label_list(source) == [2, 2, 3, 3, 3, 1]
+
+    def test_a_reader_of_arrays(self) -> None:
+        class Reader:
+            def __init__(self) -> None:
+                self.left = [numbers(2, 4), numbers(3, 4, seed=1)]
+
+            def get_next(self) -> np.ndarray | None:
+                return self.left.pop(0) if self.left else None
+
+        np.testing.assert_array_equal(whole(open_data(Reader(), FLAT)), np.concatenate(Reader().left))
 
     def test_reader_with_get_next_and_a_reused_buffer(self) -> None:
         class Reader:

@@ -193,6 +193,24 @@ class TestBounds:
         with pytest.raises(CalibrationError, match="activation 'y' of the ANN is not finite"):
             statistics(samples(), text=text)
 
+    @pytest.mark.parametrize("place", [(0, 0, 0, 0), (33, 2, 1, 3)])
+    def test_an_activation_that_is_no_number_is_refused_wherever_it_is(self, place: tuple[int, ...]) -> None:
+        """The maximum of onnxruntime may leave it out."""
+        text = "g (float[N,3,4,5] x) => (float[N,3,4,5] y) { z = Sqrt(x) y = Relu(z) }"
+        x = np.abs(samples())
+        assert statistics(x, text=text)
+        x[place] = -1
+        with pytest.raises(CalibrationError, match="activation 'y' of the ANN is not finite"):
+            statistics(x, text=text)
+
+    @pytest.mark.parametrize(("ceiling", "theta"), [(0.5, 0.5), (6.0, 1.0)])
+    def test_a_dead_tensor_keeps_to_its_ceiling(self, ceiling: float, theta: float) -> None:
+        text = (
+            "g (float[N,3,4,5] x) => (float[N,3,4,5] y) "
+            f"<float lo = {{0.0}}, float hi = {{{ceiling}}}> {{ y = Clip(x, lo, hi) }}"
+        )
+        np.testing.assert_array_equal(estimate(-np.abs(samples()), text=text, threshold="mse"), theta)
+
 
 class TestStatistics:
     def test_count_every_value_in_its_bin(self) -> None:

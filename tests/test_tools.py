@@ -75,6 +75,29 @@ def test_a_case_that_fails_is_one_line(name: str, tmp_path: Path) -> None:
 PLAIN = [0.0, 10.0]
 
 
+def test_a_runtime_that_is_missing_is_said_before_anything_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    portability = tool("portability")
+
+    class Missing:
+        name = "none"
+
+        def missing(self) -> str:
+            return "pip install none"
+
+    monkeypatch.setattr(portability, "RUNTIMES", (Missing(),))
+    monkeypatch.setattr(portability, "make_cases", lambda _: pytest.fail("measured"))
+    done = CliRunner().invoke(portability.main, [])
+    assert done.exit_code == 1
+    assert "none: not installed (pip install none)" in done.output
+    assert "the page has all runtimes: install them and leave out --only, or add --print" in done.output
+
+
+def test_a_network_whose_outputs_are_not_finite_has_a_row() -> None:
+    row = {"file": "timm_net_dynamo", "refused": None, "sites": 1, "neurons": 2000, "form": "loop", "bitwise": True}
+    shown = tool("libraries")._shown({**row, "node_classes": {}, "gap": None})
+    assert (shown["gap, t = 1"], shown["gap, t = 4"]) == ("not finite", "not finite")
+
+
 def test_rules_meet_thresholds_in_a_table_per_t() -> None:
     page = tool("accuracy_page")
 

@@ -287,6 +287,8 @@ def main(
     rows: list[dict[str, Any]] = []
     on_cpu = device == "cpu"
     forms = only or ((*FORMS, *TASKS) if on_cpu else CUDA_FORMS)
+    if not on_cpu and any(form in TASKS for form in forms):
+        raise click.UsageError(f"{', '.join(TASKS)} are timed on a CPU: leave out --device {device}")
     sizes = batches or ((32,) if quick else (1, 32))
     with tempfile.TemporaryDirectory() as folder:
         for asked in _cases(data, Path(folder), networks or tuple(NETWORKS), forms, sizes):
@@ -303,7 +305,7 @@ def main(
                 rows.append(_apart(asked, data) if on_cpu else measure(asked))
                 console.print(rows[-1])
             except Exception as error:  # one case that fails leaves the others
-                console.print(f"{asked}: {str(error).splitlines()[-1]}", style="red")
+                console.print(f"{asked}: {(str(error).splitlines() or [type(error).__name__])[-1]}", style="red")
             if target is not None:
                 target.write_text(json.dumps(rows, indent=1) + "\n")
     print_tables(rows)
@@ -345,7 +347,7 @@ def _cases(
         own = None if timed.file is None else data / "models" / f"{timed.file}.onnx"
         for batch, t, form in itertools.product(batches, timed.steps, forms):
             path = made if own is None or form == "spikingjelly" else own
-            if path is None:
+            if path is None or (form == "spikingjelly" and importlib.util.find_spec("spikingjelly") is None):
                 continue
             if timed.made is not None and path is made:
                 export(timed.made, timed.shape, path)
@@ -353,9 +355,7 @@ def _cases(
 
 
 def _possible(asked: dict[str, Any], neuron: str) -> bool:
-    """Whether a form can be timed here: SpikingJelly where it is installed, and PyTorch with its one neuron."""
-    if asked["form"] == "spikingjelly" and importlib.util.find_spec("spikingjelly") is None:
-        return False
+    """Whether a form can be timed with a neuron: what PyTorch runs has one."""
     return asked["form"] not in ("torch", "spikingjelly") or neuron == "if"
 
 

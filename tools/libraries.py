@@ -107,8 +107,8 @@ def _shown(row: dict[str, Any]) -> dict[str, Any]:
         "on means": row["node_classes"].get("rate-exact", 0),
         "form": row["form"],
         "equal": "yes" if row["bitwise"] else "no",
-        "gap, t = 1": row["gap"][0],
-        f"gap, t = {len(row['gap'])}": row["gap"][-1],
+        "gap, t = 1": row["gap"][0] if row["gap"] else "not finite",
+        f"gap, t = {OPTIONS['steps']}": row["gap"][-1] if row["gap"] else "not finite",
     }
 
 

@@ -130,20 +130,19 @@ def table(
 def main(only: tuple[str, ...], images: int, reference_images: int, printed: bool) -> None:
     """Measure, and write the table."""
     console = Console(stderr=True)
+    chosen = [runtime for runtime in RUNTIMES if not only or runtime.name.startswith(only)]
+    lacking = {runtime.name: missing for runtime in chosen if (missing := runtime.missing())}
+    for name, missing in lacking.items():
+        console.print(f"{name}: not installed ({missing})", highlight=False)
+    if not printed and (only or lacking):  # said before an hour of measuring
+        raise SystemExit("the page has all runtimes: install them and leave out --only, or add --print")
     with np.load(ROOT / "models/digits_test.npz") as data:
         pixels = data["image"][:images]
     measured = []
     with tempfile.TemporaryDirectory() as folder:
         cases = make_cases(Path(folder))
         expected = ONNXRUNTIME.scores(list(cases.values()), pixels)
-        for runtime in RUNTIMES:
-            if only and not runtime.name.startswith(only):
-                continue
-            if lacking := runtime.missing():
-                console.print(f"{runtime.name}: not installed ({lacking})", highlight=False)
-                if not printed:
-                    raise SystemExit("the page needs all runtimes: install it, or add --print")
-                continue
+        for runtime in (runtime for runtime in chosen if runtime.name not in lacking):
             few = pixels[:reference_images] if runtime is RUNTIMES[0] else pixels
             results = runtime.scores(list(cases.values()), few)
             measured.append((runtime.name, runtime.version(), len(few), results))
@@ -155,8 +154,6 @@ def main(only: tuple[str, ...], images: int, reference_images: int, printed: boo
     if printed:
         print(head + text)
         return
-    if only:
-        raise SystemExit("the page has all runtimes: leave out --only, or add --print")
     before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
     PAGE.write_text(f"{before}{BEGIN}\n{head}{text}\n{END}{rest.partition(END)[2]}", encoding="utf-8")
 

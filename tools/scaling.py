@@ -123,7 +123,7 @@ def main(*, rows: Path, only_draw: bool, point: str | None, path: Path | None) -
         click.echo(json.dumps(measure(json.loads(point), path)))
         return
     if not only_draw:
-        found = []
+        found, half = [], rows.with_suffix(".part")
         with tempfile.TemporaryDirectory() as folder:
             for axis, points in POINTS.items():
                 for asked in points:
@@ -135,7 +135,8 @@ def main(*, rows: Path, only_draw: bool, point: str | None, path: Path | None) -
                     middle = {what: statistics.median(row[what] for row in rows_of) for what in rows_of[0]}
                     found.append({"axis": axis, **asked, **middle})
                     click.echo(found[-1], err=True)
-        rows.write_text("".join(json.dumps(row) + "\n" for row in found), encoding="utf-8")
+                    half.write_text("".join(json.dumps(row) + "\n" for row in found), encoding="utf-8")
+        half.replace(rows)
     lines = [json.loads(line) for line in rows.read_text(encoding="utf-8").splitlines()]
     draw(lines, FIGURE)
     click.echo(table(lines))

@@ -8,17 +8,18 @@ from typing import Any
 
 import click
 
+from ftbc_onnx.batching import static_batch
 from ftbc_onnx.cli.options import common, preprocessing_options, run_options
 from ftbc_onnx.cli.screen import log, print_json, progress_bars, report_console, set_up_logging
 from ftbc_onnx.cli.values import preprocessing_of
-from ftbc_onnx.diagnosis import SAMPLES, diagnose_file
-from ftbc_onnx.errors import ConfigError
+from ftbc_onnx.diagnosis import READ, SAMPLES, diagnose_file
+from ftbc_onnx.errors import ConfigError, FtbcError
 from ftbc_onnx.graph.files import input_specs
 from ftbc_onnx.remedies import remedies, to_try, verdict
 from ftbc_onnx.report_diagnosis import print_diagnosis
 from ftbc_onnx.selection import Trial
 from ftbc_onnx.spiking_file import read_spiking
-from ftbc_onnx.trials import MOST, try_changes, with_neuron
+from ftbc_onnx.trials import MOST, split_off, try_changes, with_neuron
 
 
 @click.command()
@@ -65,7 +66,9 @@ def diagnose(
     file = read_spiking(model)
     calibration = None
     if calib_data is not None:  # known to fit before the diagnosis begins
-        calibration = file.open(calib_data, preprocessing, "calibration", input_specs(file.original(ann).model))
+        specs, most = input_specs(file.original(ann).model), READ * file.options.calib_samples
+        calibration = file.open(calib_data, preprocessing, "calibration", specs, most)
+        split_off(calibration, static_batch(specs) or 1)
     with progress_bars(quiet or as_json) as progress:
         diagnosis = diagnose_file(
             model,
@@ -78,19 +81,17 @@ def diagnose(
             progress=lambda done: progress("diagnosis", done, max(done, samples)),
         )
         converted = with_neuron(file.options, file.plan)
-        found = remedies(diagnosis, converted)
+        found = remedies(diagnosis, converted, binary=file.options.binary)
         trials: tuple[Trial, ...] = ()
+        failed: BaseException | None = None
         wanted = to_try(found, MOST)
         if tries and not wanted:
             log.warning("--try: there is nothing to try, since nothing is suggested that a conversion could change")
         elif tries:
-            trials = try_changes(
-                wanted,
-                replace(converted, device=device),
-                ann,
-                calibration,
-                progress=progress,
-            )
+            try:
+                trials = try_changes(wanted, replace(converted, device=device), ann, calibration, progress=progress)
+            except (FtbcError, KeyboardInterrupt) as error:  # the diagnosis is there, and took as long
+                failed = error
     if as_json:
         report = {
             **diagnosis.as_dict(),
@@ -101,3 +102,5 @@ def diagnose(
         print_json(report)
     else:
         print_diagnosis(report_console(), diagnosis, found, trials, verbose)
+    if failed is not None:
+        raise failed

@@ -31,6 +31,7 @@ def stamp(model: onnx.ModelProto, source: onnx.ModelProto, record: Mapping[str, 
     stamped.graph.doc_string = source.graph.doc_string
     for key, value in record.items():
         text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+        text = text.encode("utf-8", "backslashreplace").decode()  # of files whose names are in another encoding
         stamped.metadata_props.add(key=PREFIX + key, value=text)
     return stamped
 

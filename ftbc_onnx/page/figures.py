@@ -47,6 +47,11 @@ class Kind:
     missing: str
     make: Any
 
+    def says(self, report: Report) -> str:
+        """Its words, and what is different where layers fire one after another."""
+        layered = report["synchronous"] is not None and self.name in ("accuracy", "error", "gaps")
+        return f"{self.words} Layer-synchronous: only what is at T has a meaning." if layered else self.words
+
     def picture(self, report: Report) -> Picture | None:
         """The figure; None if the report does not hold what it shows."""
         made: Picture | None = self.make(report)

@@ -25,6 +25,7 @@ def render(report: Mapping[str, Any]) -> str:
         for kind, picture in pictures(report)
     ]
     return page.render(
+        report=report,
         source=plain(report["source"]),
         steps=report["steps"],
         summary=[_sentence(plain(sentence)) for sentence in report["summary"]],

@@ -243,8 +243,22 @@ def _given(options: Mapping[str, Any]) -> str:
 
 
 def command(report: Report) -> str:
-    """What makes this report again: the command line, or the call of a conversion from Python."""
+    """What makes this report again: the command line, or the call from Python, files in it without their folders."""
     if report.get("command"):
         return plain(report["command"])
-    options = "".join(f", {name}={value!r}" for name, value in changed_options(report).items())
-    return plain(f"ftbc_onnx.convert({report['source']!r}, {report['data']!r}{options})")
+    given = {name: repr(value) for name, value in changed_options(report).items()}
+    if report["evaluation"] is not None and report["evaluated_on"] != "calibration data":
+        given["eval_data"] = _argument(report["evaluation"]["data"])
+    if report["label_offset"]:
+        given["label_offset"] = str(report["label_offset"])
+    if report["preprocessing"]:
+        values = (f"{name}={value!r}" for name, value in report["preprocessing"].items())
+        given["preprocessing"] = f"ftbc_onnx.Preprocessing({', '.join(values)})"
+    options = "".join(f", {name}={value}" for name, value in given.items())
+    data = "None" if report["random_data"] else _argument(report["data"])
+    return plain(f"ftbc_onnx.convert({report['source']!r}, {data}{options})")
+
+
+def _argument(data: str) -> str:
+    """A file or folder by name; what was in memory has none."""
+    return {"arrays in memory": "arrays", "none": "None"}.get(data, repr(data))
