@@ -14,7 +14,7 @@ import numpy as np
 from ftbc_onnx.batching import Batching, choose_batching, static_batch
 from ftbc_onnx.config import check_margin, check_positive, check_whole
 from ftbc_onnx.counting import count, counted_names, site_counts, total_counts
-from ftbc_onnx.data import DataSource, spread
+from ftbc_onnx.data import Batch, DataSource, spread
 from ftbc_onnx.early_exit import decisions, steps_used
 from ftbc_onnx.errors import ConfigError, DataError, ModelError
 from ftbc_onnx.graph.emit.unrolled import Readout
@@ -29,6 +29,7 @@ from ftbc_onnx.graph.observe import (
 )
 from ftbc_onnx.graph.sites import Network
 from ftbc_onnx.labels import check_labels, warn_of_folders
+from ftbc_onnx.per_sample import per_sample
 from ftbc_onnx.plan import SpikingPlan
 from ftbc_onnx.preprocessing import Preprocessing
 from ftbc_onnx.results import EarlyExit, EvaluationResult, SiteActivity
@@ -87,14 +88,14 @@ def run_ann(
     session = Session(original, device)
     observed = Session(observe_ann(network.view.model, sites), device)
     names = [mean_activation_name(site.name) for site in sites]
-    means = _Means()
+    means, axis = _Means(), session.axis_of_samples(output)
     outputs, labels, seconds, done = np.zeros(0), [], 0.0, 0
     count = min(len(source), samples or len(source))
     for batch, rows in batching.padded(source, samples):
         start = time.perf_counter()
         found = session.run(batch.feeds, [output])[output]
         seconds += time.perf_counter() - start
-        found = _per_sample(found, rows)
+        found = per_sample(found, _fed(batch), axis)[:rows]
         if not done:
             outputs = _room((count, *found.shape[1:]), found.dtype)
         outputs[done : done + rows] = found
@@ -167,13 +168,14 @@ def evaluate(
     names = [running_mean_name(output), *(mean_spikes_name(site.name) for site in plan.sites)]
     counted = counted_names(plan) if counting else []
     means, right, agree, early = _Means(), _Means(), _Means(), _Means()
+    axis = session.axis_of_samples(output)
     gap, scale = np.zeros(plan.steps), 0.0
     done, seconds = 0, 0.0
     for batch, rows in batching.padded(source, samples):
         start = time.perf_counter()
         values = session.run(batch.feeds, [*names, *counted])
         seconds += time.perf_counter() - start
-        curve = np.stack([_per_sample(value, rows) for value in values[running_mean_name(output)]])  # [T, B, ...]
+        curve = np.stack([per_sample(value, _fed(batch), axis)[:rows] for value in values[running_mean_name(output)]])
         if early_exit is not None:
             check_early_exit(curve[0], output)
             used = steps_used(curve, early_exit, plan.readout)
@@ -358,9 +360,9 @@ class _Means:
         return {name: total / self.rows[name] for name, total in self.sums.items()}
 
 
-def _per_sample(output: np.ndarray, rows: int) -> np.ndarray:
-    """The first `rows` samples of an output; an output of one number for the whole batch is given to each."""
-    return output[:rows] if output.ndim else np.repeat(output, rows)
+def _fed(batch: Batch) -> int:
+    """Samples of a run, those included that fill up a fixed batch."""
+    return len(next(iter(batch.feeds.values())))
 
 
 def are_scores(output: np.ndarray) -> bool:

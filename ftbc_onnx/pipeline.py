@@ -40,7 +40,7 @@ from ftbc_onnx.record import describe, record_of
 from ftbc_onnx.results import EvaluationResult, VerificationResult
 from ftbc_onnx.runtime import Device, Session, choose_device
 from ftbc_onnx.summary import summarise
-from ftbc_onnx.verify import SAMPLES, check_samples_apart, few_samples, verify
+from ftbc_onnx.verify import SAMPLES, check_same_function, check_samples_apart, few_samples, verify
 
 _GLANCE = 128  # calibration samples on which a network without evaluation data is evaluated
 
@@ -137,6 +137,7 @@ def convert(
     few = _few_samples(job) if config.verify else None
     if few is not None:
         check_samples_apart(network, few)
+        check_same_function(source.model, job.normalised, network, few)
     ann = _run_ann(job)
     planned = make_plan(job)
     plan = planned.plan

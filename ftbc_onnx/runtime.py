@@ -26,6 +26,7 @@ import onnxruntime as ort
 
 from ftbc_onnx.errors import DeviceError, ModelError, OutOfMemoryError
 from ftbc_onnx.graph.files import loadable, probe_model
+from ftbc_onnx.per_sample import axis_of_samples
 
 _CPU = "CPUExecutionProvider"
 _CUDA = "CUDAExecutionProvider"
@@ -216,6 +217,12 @@ class Session:
         self.device = device
         self.input_names: list[str] = [value.name for value in self._session.get_inputs()]
         self.output_names: list[str] = [value.name for value in self._session.get_outputs()]
+
+    def axis_of_samples(self, output: str) -> int:
+        """The axis of an output on which the samples of a batch are, by what the model declares."""
+        (first, *_), declared = self._session.get_inputs(), self._session.get_outputs()
+        shape = next(value.shape for value in declared if value.name == output)
+        return axis_of_samples(shape, first.shape[0] if first.shape else None)
 
     def __del__(self) -> None:
         """Let go of the file of a large model, if it is still there, once nobody has it mapped."""

@@ -17,15 +17,17 @@ import numpy as np
 from ftbc_onnx.batching import Batching
 from ftbc_onnx.config import check_positive
 from ftbc_onnx.data import DataSource, random_source
-from ftbc_onnx.errors import ConfigError, VerificationError
+from ftbc_onnx.errors import ConfigError, ModelError, VerificationError
 from ftbc_onnx.graph.emit import emit
 from ftbc_onnx.graph.emit.one_step import STEP
 from ftbc_onnx.graph.emit.unrolled import Emitted
 from ftbc_onnx.graph.files import input_specs, read_model
 from ftbc_onnx.graph.free_batch import baked_reshapes
 from ftbc_onnx.graph.fuse import Fused
+from ftbc_onnx.graph.normalise import Normalised
 from ftbc_onnx.graph.observe import expose_running_means, running_mean_name
 from ftbc_onnx.graph.sites import Network
+from ftbc_onnx.per_sample import axis_of_samples, per_sample
 from ftbc_onnx.plan import SpikingPlan, SpikingSite
 from ftbc_onnx.preprocessing import Preprocessing
 from ftbc_onnx.results import VerificationResult
@@ -46,6 +48,7 @@ _ADVICE = "please report this, with the model"
 _OR_ORIGINAL = "; if another tool has changed the file since, give it as it was written with --original"
 _CLOSE = 1e-3
 _BATCH_CLOSE = 0.05
+_FUNCTION_CLOSE = 0.05
 _REWRITTEN_CLOSE = 0.01
 
 
@@ -106,7 +109,7 @@ def verify(
     if network.static_batch is None and rows > 1:
         alone = run({name: value[:1] for name, value in feeds.items()})
         sizes = (1, rows)
-        difference = max(_batch_difference(found[name], alone[name], network) for name in names)
+        difference = max(_batch_difference(name, found[name], alone[name], network, rows) for name in names)
     return VerificationResult(rows, steps, bitwise, largest, sizes, difference, fusion)
 
 
@@ -228,7 +231,34 @@ def check_samples_apart(network: Network, feeds: Feeds) -> None:
     many = session.run(feeds, names)
     alone = session.run({name: value[:1] for name, value in feeds.items()}, names)
     for name in names:
-        _batch_difference(many[name][None], alone[name][None], network)
+        _batch_difference(name, many[name][None], alone[name][None], network, len(next(iter(feeds.values()))))
+
+
+def check_same_function(original: Any, normalised: Normalised, network: Network, feeds: Feeds) -> None:
+    """That the network which is converted is the ANN that was read: all else is compared with the network.
+
+    Nothing is checked where quantised operators became others (they round otherwise), or onnxruntime runs only one.
+
+    Raises:
+        VerificationError: it is another function.
+    """
+    if any(normalised.changes.get(name) for name in ("plain_operators", "dequantise")):
+        return
+    names = [name for name in network.view.output_names if name in network.temporal]
+    try:
+        expected = Session(original, ONE_THREAD, optimise=False).run(feeds, names)
+    except ModelError:
+        return
+    found = Session(network.view.model, ONE_THREAD, optimise=False).run(feeds, names)
+    for name in names:
+        mine, theirs = found[name], expected[name]
+        same = mine.shape == theirs.shape
+        difference = _relative(_distance(mine, theirs).mean(), _size(theirs).mean()) if same and mine.size else 0.0
+        if not same or difference > _FUNCTION_CLOSE:
+            raise VerificationError(
+                f"output '{name}' of the normalised ANN differs from the original's by "
+                f"{f'{difference:.1%}' if same else f'its shape, {mine.shape} for {theirs.shape}'}: {_ADVICE}"
+            )
 
 
 def fusion_error(network: Network, plan: SpikingPlan, fused: Fused, feeds: Feeds, steps: int) -> float:
@@ -284,16 +314,26 @@ class _Forced(Simulation):
         return np.asarray(spikes / height)
 
 
-def _batch_difference(many: np.ndarray, alone: np.ndarray, network: Network) -> float:
-    """Between the first sample of a batch and the same sample alone; the batch, if any, is on axis 1 of [T, B, ...]."""
+def _batch_difference(name: str, many: np.ndarray, alone: np.ndarray, network: Network, rows: int) -> float:
+    """Between the first sample of a batch of `rows` and the same sample alone, of an output at every step, [T, ...]."""
     if many.ndim == alone.ndim == 1:
         return 0.0
-    if alone.shape[1:2] != (1,) or many.shape[2:] != alone.shape[2:]:
+    view = network.view
+    first_input = next(value for value in view.graph.input if value.name not in view.initializers).name
+    axis = axis_of_samples(view.shape(name), (view.shape(first_input) or (None,))[0])
+    try:
+        first, single = (
+            np.stack([per_sample(step, size, axis)[:1] for step in steps]) for steps, size in ((many, rows), (alone, 1))
+        )
+        same = first.shape == single.shape
+    except ModelError:
+        same = False
+    if not same:
         raise VerificationError(
             f"a batch of one gives an output of shape {alone.shape[1:]}, a batch of several one of {many.shape[1:]}: "
             f"the model fixes its batch inside {_suspect(network)}"
         )
-    first = many[:, :1]
+    alone = single
     difference = _relative(_distance(first, alone).mean(), max(_size(first).mean(), _size(alone).mean()))
     if difference > _BATCH_CLOSE:
         raise VerificationError(

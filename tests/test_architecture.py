@@ -29,6 +29,7 @@ ROOMS = {
         "data",
         "likeness",
         "batching",
+        "per_sample",
         "window",
         "shrinkage",
         "compression",

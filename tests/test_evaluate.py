@@ -25,7 +25,7 @@ from networks import (
 
 from ftbc_onnx import Preprocessing, convert, planning
 from ftbc_onnx.data import DataSource, open_data
-from ftbc_onnx.errors import ConfigError, DataError, ModelError
+from ftbc_onnx.errors import ConfigError, DataError, ModelError, VerificationError
 from ftbc_onnx.evaluate import evaluate, evaluate_file, run_ann
 from ftbc_onnx.graph import prepare
 from ftbc_onnx.graph.emit.unrolled import emit_unrolled, spikes_name
@@ -362,6 +362,8 @@ def test_the_ann_is_judged_as_it_was_read(monkeypatch: pytest.MonkeyPatch) -> No
         return result
 
     monkeypatch.setattr(prepare, "normalise", spoilt)
-    found = convert(RELU, CALIBRATION, eval_data=TEST, steps=2).report["evaluation"]
+    with pytest.raises(VerificationError, match=r"'logits' of the normalised ANN differs from .* by 199\.5%: "):
+        convert(RELU, CALIBRATION, eval_data=TEST, steps=2)
+    found = convert(RELU, CALIBRATION, eval_data=TEST, steps=2, verify=False).report["evaluation"]
     assert found["ann_accuracy"] == 100
     assert found["agreement"][-1] < 20

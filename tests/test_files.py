@@ -381,6 +381,20 @@ class TestErrors:
         assert str(error) == "found this in that file: do something"
 
 
+def test_an_axis_of_minus_one_is_an_open_one() -> None:
+    """So some exporters have spelled it; what was given stays as it is."""
+    model = parse("g (float[N,3] x) => (float[N,3] y) { y = Relu(x) }")
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = -1
+    before = model.SerializeToString()
+    for given in (model, before):
+        (spec,) = input_specs(load(given).model)
+        assert spec.shape == (None, 3)
+    assert model.SerializeToString() == before
+    result = convert(model, numbers(16, 3), eval_data=numbers(16, 3), steps=2, neuron="if")
+    assert result.report["verification"]["batch_sizes"] == [1, 2]
+
+
 def test_specs_leave_out_constants_listed_as_inputs() -> None:
     model = residual()
     model.graph.input.append(helper.make_tensor_value_info("w1", TensorProto.FLOAT, [4, 2, 3, 3]))

@@ -169,6 +169,23 @@ def test_fold_constants_leaves_other_domains():
     assert (count, ops(after)) == (0, ["Twice", "Add"])
 
 
+@pytest.mark.parametrize(
+    "node",
+    [
+        'Resize<mode="linear", coordinate_transformation_mode="align_corners">(k, none, scales)',
+        'Resize<mode="nearest">(k, none, scales)',
+        "LRN<size=3>(k)",
+    ],
+)
+def test_fold_constants_leaves_what_the_reference_computes_otherwise(node):
+    """onnxruntime, which runs the network, rounds coordinates in another way."""
+    text = f"g (float[1,2,4,8] x) => (float[1,2,a,b] y) {{ z = {node} y = Relu(z) }}"
+    constants = {"k": numbers(1, 2, 3, 5), "scales": np.array([1, 1, 1.4, 1.7], np.float32), "none": np.float32([])}
+    before = parse(text, opset=13, **constants)
+    after, count = apply(fold_constants, before)
+    assert (count, ops(after)) == (0, [node.partition("<")[0], "Relu"])
+
+
 def test_fold_constants_leaves_control_flow_and_serves_its_bodies():
     text = """g (float[2] x, bool c) => (float[2] y) {
         k = Constant <value = float[2] {1, 2}> ()

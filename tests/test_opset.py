@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
-from helpers import parse
+from helpers import numbers, parse, run
 from networks import QCFS, RELU, digits
 
 from ftbc_onnx import convert
@@ -26,6 +27,36 @@ def test_an_opset_that_cannot_be_raised_is_an_error():
     )
     with pytest.raises(ModelError, match=r"opset 1 could not be changed to 13.*export the model with opset 13"):
         normalise(model)
+
+
+@pytest.mark.parametrize("mode", ["nearest", "linear"])
+@pytest.mark.parametrize(
+    ("op", "opset", "scales"),
+    [
+        ("Upsample", 9, (2, 2)),
+        ("Upsample", 9, (1.5, 3)),
+        ("Resize", 10, (2, 2)),
+        ("Resize", 10, (2.5, 1)),
+        ("Resize", 10, (1 / 3, 1 / 2)),
+    ],
+)
+def test_sizes_change_as_they_did(op: str, opset: int, scales: tuple[float, float], mode: str) -> None:
+    """From opset 11 on other coordinates are the default, and the converter does not say which were meant."""
+    text = f'g (float[N,2,6,7] x) => (float[N,2,a,b] y) {{ r = Relu(x) y = {op} <mode = "{mode}"> (r, s) }}'
+    model = parse(text, opset=opset, s=np.array([1, 1, *scales], np.float32))
+    feeds = {"x": numbers(2, 2, 6, 7)}
+    np.testing.assert_allclose(run(normalise(model).model, feeds)["y"], run(model, feeds)["y"], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("axis", "fits"), [(1, False), (2, True), (-1, True)])
+def test_a_hardmax_that_flattened_axes(axis: int, fits: bool) -> None:
+    model = parse(f"g (float[N,2,3] x) => (float[N,2,3] y) {{ y = Hardmax <axis = {axis}> (x) }}", opset=11)
+    if not fits:
+        with pytest.raises(ModelError, match="Hardmax 'y' flattens axes: export with opset 13 or newer"):
+            normalise(model)
+        return
+    feeds = {"x": numbers(2, 2, 3)}
+    np.testing.assert_array_equal(run(normalise(model).model, feeds)["y"], run(model, feeds)["y"])
 
 
 @pytest.mark.parametrize("opset", [17, 19, 21])

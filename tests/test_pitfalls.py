@@ -9,6 +9,7 @@ from corpus.entry import Entry, text
 from corpus.proof import assert_converges, assert_emission, assert_same_ann, convert
 from helpers import newest_opset, numbers, parse, run
 
+from ftbc_onnx import convert as whole
 from ftbc_onnx.errors import ModelError
 from ftbc_onnx.graph.free_batch import baked_reshapes
 from ftbc_onnx.graph.normalise import normalise
@@ -49,6 +50,37 @@ def rows(body: str, opset: int = 17, inputs: str = "float[N,6] x", **more: objec
     """Two layers with an activation each: `body` makes a of c, then the same network goes on from a."""
     chain = f"c = MatMul(x, w) {body} d = MatMul(a, v) r = Relu(d) y = MatMul(r, head)"
     return text(body, inputs, "float[N,3] y", chain, opset=opset, **{**W, **more})
+
+
+def test_parts_of_what_is_quantised_are_sites_of_their_own() -> None:
+    """A node of several outputs before layers: each has its neurons, and a name."""
+    halves = np.array([4, 4], np.int64)
+    body = "s = Sigmoid(c) p, q = Split<axis=1>(s, halves) e = MatMul(p, up) f = MatMul(q, down) a = Add(e, f)"
+    more = {"halves": halves, "up": numbers(4, 8, seed=5), "down": numbers(4, 8, seed=6)}
+    network = prove(rows(body, **more))
+    assert [site.op_type for site in network.sites] == ["Split", "Split", "Relu"]
+    assert len({site.name for site in network.sites}) == 3
+
+
+def test_channels_of_several_frames_are_not_those_of_one() -> None:
+    """A Reshape behind a global pool that joins two frames: a height per channel does not go through."""
+    text_ = """g (float[B,2,3,6,6] v) => (float[B,3] y) {
+        x = Reshape(v, frames) c = Conv(x, k) r = Relu(c) p = GlobalAveragePool(r) f = Reshape(p, joined)
+        y = Gemm<transB=1>(f, w) }"""
+    constants = {
+        "frames": np.array([-1, 3, 6, 6], np.int64),
+        "joined": np.array([-1, 8], np.int64),
+        "k": numbers(4, 3, 3, 3, seed=1),
+        "w": numbers(3, 8, seed=2),
+    }
+    frames = numbers(16, 2, 3, 6, 6)
+    found = {
+        form: whole(parse(text_, **constants), frames, steps=3, neuron="if", form=form).report
+        for form in ("fused", "unrolled")
+    }
+    assert found["fused"]["verification"]["bitwise"]
+    gaps = [found[form]["evaluation"]["output_gap"] for form in found]
+    np.testing.assert_allclose(*gaps, rtol=1e-4)
 
 
 RECTIFIERS = {

@@ -60,9 +60,26 @@ def load(model: str | os.PathLike[str] | bytes | onnx.ModelProto) -> SourceModel
         source = SourceModel(_parse(model, "the bytes given"), "model", hashlib.sha256(model).hexdigest())
     else:
         source = _read(model)
-    source = replace(source, model=in_order(source.model))
+    source = replace(source, model=_open_axes(in_order(source.model)))
     _check(source)
     return replace(source, model=standard_operators(source.model))
+
+
+def _open_axes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model without lengths of -1, which is how some exporters have spelled an open axis; itself if it has none."""
+
+    def negative(some: onnx.ModelProto) -> list[onnx.TensorShapeProto.Dimension]:
+        values = [*some.graph.input, *some.graph.output, *some.graph.value_info]
+        axes = [axis for v in values if v.type.HasField("tensor_type") for axis in v.type.tensor_type.shape.dim]
+        return [axis for axis in axes if axis.HasField("dim_value") and axis.dim_value < 0]
+
+    if not negative(model):
+        return model
+    opened = onnx.ModelProto()
+    opened.CopyFrom(model)  # it may be the caller's
+    for axis in negative(opened):
+        axis.ClearField("dim_value")
+    return opened
 
 
 def _digest(model: onnx.ModelProto) -> str:

@@ -241,7 +241,7 @@ class _Fusion:
         if node.op_type in _KEEP_CHANNELS:
             return True
         shape, made = self.view.shape(node.input[0]), self.view.shape(node.output[0])
-        return node.op_type in _FLATTEN and shape is not None and shape[2:] == (1, 1) and len(made or ()) == 2
+        return node.op_type in _FLATTEN and shape is not None and shape[2:] == (1, 1) and (made or ())[1:] == shape[1:2]
 
     def _operand(self, node: onnx.NodeProto, name: str, site: SpikingSite) -> str:
         """What is added to a layer, in units of a site: a shortcut by a Conv of size 1, anything else by a Div."""

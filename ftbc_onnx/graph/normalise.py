@@ -23,11 +23,14 @@ from ftbc_onnx.config import OLDEST_OPSET
 from ftbc_onnx.errors import ModelError
 from ftbc_onnx.graph.packed import unpack
 from ftbc_onnx.graph.passes import PASSES
+from ftbc_onnx.graph.view import all_nodes
 from ftbc_onnx.graph.weights import exceeds, is_heavy, skeleton
 
 FLOOR = OLDEST_OPSET
 """The oldest opset that is emitted."""
 
+_RESIZE_STATES_COORDINATES = 11
+_HARDMAX_FLATTENS = 13
 _ROUNDS = 20
 _FREE_INITIALIZERS = 4  # the IR version from which an initializer need not be an input
 
@@ -125,6 +128,8 @@ def change_opset(model: onnx.ModelProto, wanted: int, hint: str) -> onnx.ModelPr
     version = default_opset(model)
     if version == wanted:
         return model
+    if version < _HARDMAX_FLATTENS <= wanted:
+        _refuse_flattening(model)
     try:
         changed = version_converter.convert_version(model, wanted)
         if wanted < version:  # the converter knows few ways down, and not all of them are right
@@ -133,7 +138,40 @@ def change_opset(model: onnx.ModelProto, wanted: int, hint: str) -> onnx.ModelPr
         raise ModelError(f"opset {version} could not be changed to {wanted} ({str(error)[:200]}): {hint}") from error
     del changed.metadata_props[:]
     changed.metadata_props.extend(model.metadata_props)
+    if version < _RESIZE_STATES_COORDINATES <= wanted:
+        for node in all_nodes(changed.graph.node):
+            if node.op_type == "Resize" and not node.domain:
+                _state_coordinates(changed, node)
     return changed
+
+
+def _state_coordinates(model: onnx.ModelProto, node: onnx.NodeProto) -> None:
+    """A Resize that was an Upsample, or a Resize of opset 10: what they did is no default later on, and the converter
+    does not say it. Nearest ones took the pixel before, and where they made an axis smaller the pixel behind."""
+    mode = next((helper.get_attribute_value(a) for a in node.attribute if a.name == "mode"), b"nearest")
+    stated = {"coordinate_transformation_mode": "asymmetric"}
+    if mode == b"nearest":
+        scales = next((t for t in model.graph.initializer if len(node.input) > 2 and t.name == node.input[2]), None)
+        smaller = scales is not None and bool((numpy_helper.to_array(scales) < 1).any())
+        stated["nearest_mode"] = "ceil" if smaller else "floor"
+    kept = [attribute for attribute in node.attribute if attribute.name not in stated]
+    del node.attribute[:]
+    node.attribute.extend([*kept, *(helper.make_attribute(name, value) for name, value in stated.items())])
+
+
+def _refuse_flattening(model: onnx.ModelProto) -> None:
+    """A Hardmax of old takes one largest number of all axes from its own on, which the converter does not see.
+
+    Raises:
+        ModelError: there is one whose axis is not the last.
+    """
+    named = infer_shapes(model) if any(node.op_type == "Hardmax" for node in all_nodes(model.graph.node)) else model
+    values = [*named.graph.value_info, *named.graph.input, *named.graph.output]
+    ranks = {value.name: len(value.type.tensor_type.shape.dim) for value in values}
+    for node in all_nodes(named.graph.node):
+        axis = next((a.i for a in node.attribute if a.name == "axis"), 1)
+        if node.op_type == "Hardmax" and axis not in (-1, ranks.get(node.input[0], 0) - 1):
+            raise ModelError(f"Hardmax '{node.name or node.output[0]}' flattens axes: export with opset 13 or newer")
 
 
 def _densify(model: onnx.ModelProto) -> int:

@@ -238,7 +238,8 @@ class _Search:
                 node.name, node.output[0] = f"{maker.name}/quantised", spikes
                 self.sources[spikes] = self._upstream([source])
             else:
-                name, kind = f"{maker.name}/quantiser", NodeClass.SITE
+                place = list(maker.output).index(tensor)
+                name, kind = f"{maker.name}/quantiser{f'_{place + 1}' if place else ''}", NodeClass.SITE
                 node = onnx.helper.make_node("Identity", [tensor], [spikes], name=name)
                 site = make_site(self.view, maker.op_type, (name,), tensor, spikes)
                 self._add_site(replace(site, signed=True), self._upstream([tensor]))
