@@ -67,6 +67,16 @@ def test_constant_shapes_2_where_inference_knows_the_result():
     np.testing.assert_array_equal(constant(after, after.graph.node[0].input[1]), [0, 12])
 
 
+def test_constant_shapes_leaves_a_list_of_lists():
+    """A shape that was given another axis: its first entry is all of it."""
+    text = """g (float[A,3,4] x) => (float[k,l,m] y) <int64[1] o = {0}, int64[1] first = {0}> {
+        s = Shape(x) u = Unsqueeze(s, o) g_ = Gather <axis = 0> (u, first) t = Squeeze(g_, o) y = Reshape(x, t) }"""
+    before = parse(text)
+    after, count = apply(constant_shapes, before)
+    assert count == 0
+    assert_same_function(before, after, {"x": numbers(2, 3, 4)})
+
+
 def test_constant_shapes_leaves_what_it_cannot_know():
     text = "g (float[N,3,H] x, int64[2] t) => (float[P,Q] y) { y = Reshape(x, t) }"
     feeds = {"x": numbers(5, 3, 4), "t": np.array([3, 20])}

@@ -339,6 +339,24 @@ def test_weights_of_4_bits() -> None:
     assert result.report["verification"]["bitwise"]
 
 
+def test_weights_of_4_bits_in_a_node_or_elsewhere() -> None:
+    """A Constant is read like an initializer; what no DequantizeLinear reads is refused."""
+    text = "g (float[N,8] f) => (float[N,6] y) { %s u = DequantizeLinear <axis = 1> (w, t) d = Gemm(f, u) y = Relu(d) }"
+    values = np.random.default_rng(0).integers(-8, 8, 48)
+    packed = onnx.helper.make_tensor("v", onnx.TensorProto.INT4, [8, 6], values)
+    inside = parse(text % "w = Constant<value_int=0>()", opset=21, t=np.abs(numbers(6)) + 0.1)
+    inside.graph.node[0].CopyFrom(onnx.helper.make_node("Constant", [], ["w"], value=packed))
+    x = numbers(4, 8)
+    normalised = normalise(inside)
+    assert ops(normalised.model) == ["Gemm", "Relu"]
+    expected = run(inside, {"f": x}, optimise=False)["y"]  # with optimisations it multiplies in 8 bits
+    np.testing.assert_allclose(run(normalised.model, {"f": x})["y"], expected, rtol=1e-5, atol=1e-5)
+    moved = parse(text % "w = Identity(v)", opset=21, t=np.abs(numbers(6)) + 0.1)
+    moved.graph.initializer.append(packed)
+    with pytest.raises(ModelError, match="'v' is a constant of INT4 that no DequantizeLinear reads: export it as INT8"):
+        normalise(moved)
+
+
 def test_what_is_not_read_is_refused_with_what_to_do() -> None:
     body = """q = QuantizeLinear(c, scale, zero) p = DequantizeLinear(a, scale, zero)
         a = com.microsoft.QLinearReduceMean <axes = [2], keepdims = 1> (q, scale, zero, scale, zero)"""

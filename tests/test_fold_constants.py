@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from helpers import OPSETS, apply, constant, numbers, ops, parse
+from helpers import OPSETS, apply, constant, numbers, ops, parse, run
 from pass_cases import Case, applied, cases
 
 from ftbc_onnx.graph.passes import (
@@ -162,6 +162,18 @@ def test_fold_constants_windows_of_shape(window):
     applied(fold_constants, Case("", text, int(known), after), opset=15, feeds={"x": numbers(2, 3, 4)})
 
 
+@pytest.mark.parametrize(("start", "end", "step"), [(-9, 9, 1), (-9, -99, -1), (2, -99, -1), (9, 0, -2), (-2, 9, 1)])
+def test_fold_constants_slices_of_shape(start, end, step):
+    """From before the first entry backwards there is the first one, as for onnxruntime, and unlike Python's slices."""
+    text = "g (float[3,4,5] x) => (int64[n] y) { s = Shape(x) c = Slice(s, a, b, zero, d) y = Neg(c) }"
+    constants = {name: np.array([v], np.int64) for name, v in zip("abd", (start, end, step), strict=True)}
+    before = parse(text, zero=np.zeros(1, np.int64), **constants)
+    after, _ = apply(fold_constants, before)
+    assert ("Slice" in ops(after)) is ((start, step) == (-9, -1))
+    feeds = {"x": numbers(3, 4, 5)}
+    np.testing.assert_array_equal(run(after, feeds)["y"], run(before, feeds)["y"])
+
+
 def test_fold_constants_leaves_other_domains():
     text = "g (float[2] x) => (float[2] y) <float[2] c = {1, 2}> { a = custom.Twice(c) y = Add(x, a) }"
     before = parse(text, domains='"custom" : 1')
@@ -175,6 +187,7 @@ def test_fold_constants_leaves_other_domains():
         'Resize<mode="linear", coordinate_transformation_mode="align_corners">(k, none, scales)',
         'Resize<mode="nearest">(k, none, scales)',
         "LRN<size=3>(k)",
+        "LpNormalization<axis=-1, p=1>(k)",
     ],
 )
 def test_fold_constants_leaves_what_the_reference_computes_otherwise(node):

@@ -150,6 +150,25 @@ def test_rows_that_are_mixed(case: str) -> None:
     assert "y" not in batched_tensors(single(declared, body))
 
 
+def test_what_is_the_same_for_all_samples_has_no_rows() -> None:
+    """Neurons on constants (a table of positions), and an input of one row beside a free batch."""
+    text = """g (float[N,6] x) => (float[N,4] y) {
+        c = MatMul(x, w) r = Relu(c) t = Relu(table) p = MatMul(t, v) g_ = Gather(p, place) y = Add(r, g_) }"""
+    table = parse(text, w=numbers(6, 4), table=numbers(40, 6), v=numbers(6, 4, seed=1), place=np.array([3]))
+    network = find_network(table)
+    assert why_not_folded(network) == "Relu '' is the same for all samples"
+    beside = parse(
+        "g (float[N,6] x, float[1,4] a) => (float[N,4] y) { c = MatMul(x, w) r = Relu(c) y = Mul(r, a) }",
+        w=numbers(6, 4),
+    )
+    assert why_not_folded(find_network(beside)) == "Mul '' may mix the samples of a batch"
+    fixed = parse(
+        "g (float[2,6] x, float[2,4] a) => (float[2,4] y) { c = MatMul(x, w) r = Relu(c) y = Mul(r, a) }",
+        w=numbers(6, 4),
+    )
+    assert why_not_folded(find_network(fixed)) is None
+
+
 def test_a_folded_file_is_evaluated_without_counts(tmp_path: Path) -> None:
     images, labels = digits("test", 12)
     result = convert(RELU, digits("test", 16)[0], steps=3, form="folded", neuron="if", eval_data=(images, labels))

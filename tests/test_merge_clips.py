@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from helpers import apply, constant, node_of, numbers, parse
+from helpers import apply, constant, node_of, numbers, parse, run
 from pass_cases import IN, Case, X, applied, cases
 
 from ftbc_onnx.graph.passes import (
@@ -67,6 +67,16 @@ def test_merge_clips_same_side_leaves_the_other_open():
     names = list(node_of(after, "Clip").input)
     assert float(constant(after, names[1])) == 1
     assert names[2:] in ([], [""])
+
+
+@pytest.mark.parametrize(("high", "merged"), [(1 << 40, 1), (1 << 60, 0), ((1 << 63) - 1, 0)])
+def test_merge_clips_leaves_whole_numbers_that_are_no_floats(high, merged):
+    text = "g (int64[4] x) => (int64[4] y) { c = Clip(x, low, high) y = Max(c, one) }"
+    before = parse(text, low=np.int64(0), high=np.int64(high), one=np.int64(1))
+    after, count = apply(merge_clips, before)
+    assert count == merged
+    feeds = {"x": np.array([-3, 1, 2**50, 2**62])}
+    np.testing.assert_array_equal(run(after, feeds)["y"], run(before, feeds)["y"])
 
 
 def test_merge_clips_keeps_the_type():

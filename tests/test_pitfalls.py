@@ -52,6 +52,23 @@ def rows(body: str, opset: int = 17, inputs: str = "float[N,6] x", **more: objec
     return text(body, inputs, "float[N,3] y", chain, opset=opset, **{**W, **more})
 
 
+def test_positions_are_no_activations() -> None:
+    """What is made of the length of an activation is not what it is worth."""
+    text_ = """g (float[N,L,8] x) => (float[N,L,4] y) {
+        e = MatMul(x, w) t = Tanh(e) s = Shape(t) n = Gather(s, one) p = Range(zero, n, one) f = Cast<to=1>(p)
+        u = Unsqueeze(f, axis) a = MatMul(u, frequencies) q = MatMul(t, v) y = Add(q, a) }"""
+    constants = {
+        "w": numbers(8, 8),
+        "v": numbers(8, 4, seed=1),
+        "frequencies": np.array([[1, 0.7, 2, 3]], np.float32),
+        "axis": np.array([1]),
+        "zero": np.int64(0),
+        "one": np.int64(1),
+    }
+    network = find_network(normalise(parse(text_, **constants)).model)
+    assert [site.op_type for site in network.sites] == ["Tanh"]
+
+
 def test_parts_of_what_is_quantised_are_sites_of_their_own() -> None:
     """A node of several outputs before layers: each has its neurons, and a name."""
     halves = np.array([4, 4], np.int64)

@@ -53,6 +53,13 @@ def test_pool_first_applies(case):
 
 @cases(
     (
+        "windows-between-values",
+        "g (float[N,3,1,1] x) => (float[N,3,k,l] y) { a = Relu(x) "
+        "y = MaxPool <kernel_shape = [2, 2], dilations = [2, 2], pads = [1, 1, 1, 1]> (a) }",
+        0,
+        ["Relu", "MaxPool"],
+    ),
+    (
         "rectifier-read-elsewhere",
         f"g (float[N,3,4,5] x) => (float[N,3,2,2] y, float[N,3,4,5] a) {{ a = Relu(x) y = {POOL} (a) }}",
         0,

@@ -289,10 +289,26 @@ NOT_QCFS = {
     "division by a tensor": "a = Div(c, c) e = Add(a, half) f = Floor(e) b = Clip(f, zero, levels) q = Mul(b, step)",
     "divided by zero": "a = Div(c, zero) e = Add(a, half) f = Floor(e) b = Clip(f, zero, levels) q = Mul(b, step)",
     "one over": "a = Div(per_step, c) e = Add(a, half) f = Floor(e) b = Clip(f, zero, levels) q = Mul(b, step)",
+    "its last value no level": (
+        "a = Div(c, step) e = Add(a, half) f = Floor(e) b = Clip(f, zero, between) q = Mul(b, step)"
+    ),
+    "its last value no level, scaled": (
+        "r = Relu(c) a = Div(r, step) e = Add(a, half) f = Floor(e) b = Mul(f, step) q = Min(b, one)"
+    ),
+    "its first value no level": (
+        "a = Div(c, step) e = Add(a, half) f = Floor(e) b = Clip(f, minus_half, levels) q = Mul(b, step)"
+    ),
+    "clipped where Round turns": "r = Clip(c, zero, edge) a = Div(r, step) f = Round(a) q = Mul(f, step)",
     "bounds per channel": (
         "a = Div(c, step) e = Add(a, half) f = Floor(e) m = Min(f, many) b = Relu(m) q = Mul(b, step)"
     ),
 }
+
+
+def test_a_bound_behind_the_rounding_that_is_never_reached_may_be_anything():
+    body = "r = Clip(c, zero, theta) a = Div(r, step) e = Add(a, half) f = Floor(e) b = Min(f, more) q = Mul(b, step)"
+    site = sole_site(body, constants={**NUMBERS, "more": np.float32(L + 0.3)})
+    assert (site.threshold, site.levels) == ((THETA,), L)
 
 
 @pytest.mark.parametrize("name", NOT_QCFS)
@@ -300,6 +316,8 @@ def test_chain_is_no_qcfs(name):
     constants = {
         **NUMBERS,
         "minus_one": np.float32(-1),
+        "between": np.float32(2.5),
+        "edge": np.float32(2.5 * THETA / L),
         "minus_step": np.float32(-THETA / L),
         "many": np.array([[[1]], [[2]], [[3]]], np.float32),
     }

@@ -27,6 +27,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
+from ftbc_onnx.graph.slices import taken
 from ftbc_onnx.graph.view import GraphView, attributes
 
 Pair = tuple[int, int]
@@ -292,7 +293,7 @@ def _slice(view: GraphView, node: onnx.NodeProto) -> Layer:
         if axis % (len(before) + 1) == 0:
             raise Unsayable("it takes some of the samples of a batch")
         position = axis % (len(before) + 1) - 1
-        picked[position] = picked[position][slice(start, end, step)]
+        picked[position] = picked[position][taken(len(picked[position]), start, end, step)]
     weight = np.zeros((after[0], before[0], *(rows.start + 1 for rows in picked[1:])))
     for made, channel in enumerate(picked[0]):
         weight[(made, channel, *(-1 for _ in picked[1:]))] = 1

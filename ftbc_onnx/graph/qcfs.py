@@ -106,13 +106,28 @@ def _solve(before: _Affine, after: _Affine, half: float) -> tuple[np.ndarray, in
     if not np.allclose(before.scale * r, 1, rtol=_CLOSE):
         return None
     # Bounds as numbers of levels: before the rounding they pass through it, after it they are divided by r.
-    rounded = np.floor if half else np.round
-    low = np.maximum(rounded(before.low + _CLOSE), np.ceil(after.low / r - _CLOSE))
-    high = np.minimum(rounded(before.high + _CLOSE), np.floor(after.high / r + _CLOSE))
+    if not half and (_between(before.low).any() or _between(before.high).any()):
+        return None  # Round goes to either side of k + 1/2, as the last bit decides
+    low, high = (np.floor(bound + _CLOSE) if half else np.round(bound) for bound in (before.low, before.high))
+    after_low, after_high = after.low / r, after.high / r
+    if np.any((after_low > low) & ~_whole(after_low)) or np.any((after_high < high) & ~_whole(after_high)):
+        return None  # the last value is no level
+    low, high = np.maximum(low, np.round(after_low)), np.minimum(high, np.round(after_high))
     if not np.all(low == 0) or not np.all(np.isfinite(high)) or np.ptp(high) != 0 or np.max(high) < 1:
         return None
     levels = int(np.max(high))
     return np.asarray(r * levels), levels
+
+
+def _whole(bound: Value) -> np.ndarray:
+    finite = np.isfinite(bound)
+    value = np.where(finite, bound, 0)
+    return np.asarray(finite & (np.abs(value - np.round(value)) < _CLOSE))
+
+
+def _between(bound: Value) -> np.ndarray:
+    """Whether it is halfway between two whole numbers."""
+    return _whole(bound + 0.5)
 
 
 def _walk_up(view: GraphView, tensor: str, ends: set[str]) -> Iterator[tuple[list[onnx.NodeProto], str, _Affine]]:

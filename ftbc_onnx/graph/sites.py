@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 
 import onnx
 
-from ftbc_onnx.graph.classes import ACTIVATIONS, MAXIMA, WEIGHTED, NodeClass, classify, is_last_cast
+from ftbc_onnx.graph.classes import ACTIVATIONS, MAXIMA, SHAPE_ONLY, WEIGHTED, NodeClass, classify, is_last_cast
 from ftbc_onnx.graph.rectifiers import find_rectifiers, make_site
 from ftbc_onnx.graph.refusals import refuse_node, refuse_site
 from ftbc_onnx.graph.scope import Scope
@@ -207,7 +207,7 @@ class _Search:
             return self._reading(node, {name: self._signed_site(name) for name in stirred})
         static = not any(name in self.temporal for name in node_inputs(node))
         activates = node.op_type in ACTIVATIONS and all(self.view.is_float(name) for name in node.output if name)
-        if static and (stirred or activates) and node.name not in self.left_out:
+        if static and (stirred or activates) and node.name not in self.left_out and node.op_type not in SHAPE_ONLY:
             self.stirred.update(name for name in node.output if name and self.view.constant(name) is None)
         return node
 

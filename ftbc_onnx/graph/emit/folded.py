@@ -44,13 +44,17 @@ def why_not_folded(network: Network) -> str | None:
 def _walk(network: Network) -> tuple[set[str], str | None]:
     """What is batched, and the first temporal node that is in the way."""
     depends = {value.name for value in network.view.inputs}
-    batched = {name for name in depends if network.view.shape(name)}
+    first = {name: shape[0] for name in depends if (shape := network.view.shape(name))}
+    free = [name for name, side in first.items() if not isinstance(side, int)]
+    batched = set(free or first)  # beside inputs of a free batch, one of a fixed length has no rows of samples
     reason = None
     for node in network.view.nodes:
         reads = depends & set(node_inputs(node))
         if node.op_type in SHAPE_ONLY or not reads:
             if network.temporal & reads:
                 reason = reason or f"{node.op_type} '{node.name}' reads the size of the batch"
+            elif network.temporal & set(node.output):
+                reason = reason or f"{node.op_type} '{node.name}' is the same for all samples"
             continue
         made, kind = [name for name in node.output if name], network.classes[node.name]
         depends.update(made)

@@ -49,9 +49,9 @@ def shape_entries(tensor: gs.Tensor) -> list[Entry] | None:
     node = producer(tensor)
     if node is None:
         return None
-    if node.op in ("Unsqueeze", "Squeeze", "Cast", "Identity"):
+    if node.op in ("Cast", "Identity"):
         return shape_entries(node.inputs[0])
-    if node.op == "Reshape":
+    if node.op in ("Unsqueeze", "Squeeze", "Reshape"):  # of several entries they make no list of them
         entries = shape_entries(node.inputs[0])
         return entries if entries is not None and len(entries) == 1 else None
     if node.op == "Concat":

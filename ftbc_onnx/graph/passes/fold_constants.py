@@ -15,6 +15,7 @@ import onnx_graphsurgeon as gs
 from onnx.reference import ReferenceEvaluator
 
 from ftbc_onnx.graph.passes.surgery import constant_value, producer, replace_uses
+from ftbc_onnx.graph.slices import taken
 
 _LEFT_ALONE = {
     "RandomNormal",
@@ -23,8 +24,10 @@ _LEFT_ALONE = {
     "RandomUniformLike",
     "Bernoulli",
     "Multinomial",
-    "Resize",  # the reference rounds coordinates otherwise than onnxruntime
+    "Resize",  # the reference computes these otherwise than onnxruntime
     "LRN",
+    "LpNormalization",
+    "LpPool",
     "If",
     "Loop",
     "Scan",
@@ -66,7 +69,17 @@ def _evaluate(graph: gs.Graph, node: gs.Node) -> list[np.ndarray] | None:
     named = [tensor for tensor in node.inputs if tensor.name]
     if not named or not all(isinstance(tensor, gs.Constant) for tensor in named):
         return None
-    return _run(graph, node)
+    return None if node.op == "Slice" and _before_the_first(node) else _run(graph, node)
+
+
+def _before_the_first(node: gs.Node) -> bool:
+    """Whether a Slice goes backwards from before the first entry, which the reference takes for none."""
+    data, starts, _, axes, steps = (*map(constant_value, node.inputs), None, None)[:5]
+    if data is None or starts is None or steps is None:
+        return False
+    places = range(len(starts)) if axes is None else axes
+    sizes = (data.shape[int(axis)] for axis in places)
+    return any(step < 0 and start < -size for start, size, step in zip(starts, sizes, steps, strict=True))
 
 
 def _constant_node(node: gs.Node) -> list[np.ndarray] | None:
@@ -96,11 +109,13 @@ def _known_shape_part(node: gs.Node) -> np.ndarray | None:
         return None
     entries = np.array([d if _number(d) else -1 for d in dims], dtype=np.int64)
     if node.op == "Gather":
-        taken = np.asarray(entries[np.asarray(others[0]).astype(np.int64)])
+        part = np.asarray(entries[np.asarray(others[0]).astype(np.int64)])
     else:
         start, end, _, step = (None if value is None else int(value.flat[0]) for value in (*others, None, None)[:4])
-        taken = entries[start:end:step]
-    return None if np.any(taken < 0) else taken
+        assert start is not None
+        assert end is not None
+        part = entries[taken(len(entries), start, end, 1 if step is None else step)]
+    return None if np.any(part < 0) else part
 
 
 def _shape_entries(node: gs.Node) -> list[object] | None:

@@ -25,7 +25,7 @@ def pool_first(graph: gs.Graph) -> int:
     count = 0
     for pool in [node for node in graph.nodes if node.op in MAX_POOLS and len(node.outputs) == 1]:
         maker = producer(pool.inputs[0])
-        if maker is None or sole_consumer(graph, maker.outputs[0]) is not pool:
+        if maker is None or sole_consumer(graph, maker.outputs[0]) is not pool or _may_see_nothing(pool):
             continue
         if bounds_of(maker) is not None:
             _swap(maker, pool)
@@ -35,6 +35,11 @@ def pool_first(graph: gs.Graph) -> int:
             count += 1
     graph.cleanup(recurse_subgraphs=False).toposort()
     return count
+
+
+def _may_see_nothing(pool: gs.Node) -> bool:
+    """Whether a window may lie between the values, in the padding: its maximum is none that a rectifier makes."""
+    return any(side > 1 for side in pool.attrs.get("dilations", ())) and any(pool.attrs.get("pads", ()))
 
 
 def _swap(rectifier: gs.Node, pool: gs.Node) -> None:

@@ -24,17 +24,22 @@ def sole_consumer(graph: gs.Graph, tensor: gs.Tensor) -> gs.Node | None:
     return tensor.outputs[0]
 
 
+_WHOLE = 1 << 53
+"""The largest whole number up to which floats have all of them."""
+
+
 def constant_value(tensor: gs.Tensor) -> np.ndarray | None:
     """Value of a constant, or None."""
     return np.asarray(tensor.values) if isinstance(tensor, gs.Constant) else None
 
 
 def scalar_value(tensor: gs.Tensor) -> float | None:
-    """Value of a constant with one entry (or all entries equal), or None."""
+    """Value of a constant with one entry (or all entries equal), or None; also for one that is no float."""
     value = constant_value(tensor)
     if value is None or value.size == 0 or value.dtype.kind not in "fiu" or not np.all(value == value.flat[0]):
         return None
-    return float(value.flat[0])
+    number = value.flat[0].item()
+    return None if isinstance(number, int) and abs(number) > _WHOLE else float(number)
 
 
 def rank_of(tensor: gs.Tensor) -> int | None:
