@@ -52,6 +52,44 @@ def rows(body: str, opset: int = 17, inputs: str = "float[N,6] x", **more: objec
     return text(body, inputs, "float[N,3] y", chain, opset=opset, **{**W, **more})
 
 
+MASKS = {
+    "added before a bias": "m = Add(h, mask) s = Add(m, b)",
+    "added last": "n = Add(h, b) s = Add(n, mask)",
+    "chosen before a bias": "m = Where(keep, h, least) s = Add(m, b)",
+    "made of an input": "o = Sub(one, given) g = Mul(o, least) m = Add(h, g) s = Add(m, b)",
+}
+
+
+@pytest.mark.parametrize("least", [-1e4, -1e9, float(np.finfo(np.float32).min), -np.inf])
+@pytest.mark.parametrize("how", MASKS)
+def test_masked_scores_stay_means(how: str, least: float) -> None:
+    """A bias behind the mask reaches the Softmax in time, and no neuron stands for -inf."""
+    given = ", float[5,5] given" if "given" in MASKS[how] else ""
+    if given and least == -np.inf:
+        pytest.skip("the ANN gives NaN: 0 * inf")
+    keep = np.tril(np.ones((5, 5), bool))
+    text_ = f"""g (float[N,5,8] x{given}) => (float[N,5,8] y) {{
+        e = MatMul(x, w) r = Relu(e) q = MatMul(r, v) k = MatMul(r, u) t = Transpose<perm=[0, 2, 1]>(k)
+        h = MatMul(q, t) b = MatMul(r, p) {MASKS[how]} a = Softmax<axis=-1>(s) y = MatMul(a, r) }}"""
+    constants = {
+        **{name: numbers(8, 8, seed=n, scale=0.3) for n, name in enumerate("wvu")},
+        "p": numbers(8, 5, seed=4, scale=0.3),
+        "mask": np.where(keep, 0, np.float32(least)).astype(np.float32),
+        "keep": keep,
+        "least": np.float32(least),
+        "one": np.float32(1),
+    }
+    used = {name: value for name, value in constants.items() if name in text_.replace("(", " ").replace(",", " ")}
+    model, x = parse(text_, **used), numbers(32, 5, 8)
+    feeds = {"x": x, **({"given": np.repeat(keep[None].astype(np.float32), 32, 0)} if given else {})}
+    if given:
+        model.graph.input[1].type.tensor_type.shape.dim.insert(0, model.graph.input[0].type.tensor_type.shape.dim[0])
+    options = {"neuron": "signed-group", "levels": 15, "threshold": "max", "rule": "none"}
+    report = whole(model, feeds, eval_data=feeds, steps=16, **options).report
+    assert report["verification"]["bitwise"]
+    assert report["evaluation"]["output_gap"][-1] < 0.02
+
+
 def test_positions_are_no_activations() -> None:
     """What is made of the length of an activation is not what it is worth."""
     text_ = """g (float[N,L,8] x) => (float[N,L,4] y) {

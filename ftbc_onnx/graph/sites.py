@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import onnx
 
 from ftbc_onnx.graph.classes import ACTIVATIONS, MAXIMA, SHAPE_ONLY, WEIGHTED, NodeClass, classify, is_last_cast
@@ -23,6 +24,14 @@ from ftbc_onnx.graph.refusals import refuse_node, refuse_site
 from ftbc_onnx.graph.scope import Scope
 from ftbc_onnx.graph.view import GraphView, node_inputs
 from ftbc_onnx.plan import Refusal, SpikingSite
+
+_MASKING = {"Add", "Sub", "Sum", "Mul", "Where"}
+_HUGE = 9999.0
+
+
+def _is_huge(value: np.ndarray | None) -> bool:
+    """Whether a constant has numbers as masks have them: from -10000 to -inf."""
+    return value is not None and value.dtype.kind == "f" and bool((np.abs(value) >= _HUGE).any())
 
 
 @dataclass(frozen=True)
@@ -147,6 +156,7 @@ class _Search:
     sources: dict[str, set[str]] = field(default_factory=dict)
     sites: dict[str, SpikingSite] = field(default_factory=dict)
     signed: dict[str, str] = field(default_factory=dict)  # tensor -> its spikes
+    masked: set[str] = field(default_factory=set)  # scores that a mask puts out of reach, and such masks
     refusals: list[Refusal] = field(default_factory=list)
     analog: list[Refusal] = field(default_factory=list)
 
@@ -178,7 +188,8 @@ class _Search:
         if self.smooth == "spiking" and not beyond:
             node = self._stir(node)
         kind = classify(self.view, node, self.temporal)
-        if kind is NodeClass.LINEAR and beyond:
+        masks = kind is not NodeClass.RATE_EXACT and self._masks(node)
+        if kind is NodeClass.LINEAR and (beyond or masks):
             kind = NodeClass.RATE_EXACT
         refusal = refuse_node(self.view, node, kind, self.temporal)
         if refusal is not None:
@@ -199,6 +210,18 @@ class _Search:
             made_by_maxima = kind is NodeClass.LINEAR or node.op_type in MAXIMA
             if made_by_maxima and all(name in self.bounded for name in means):
                 self.bounded.update(outputs)
+
+    def _masks(self, node: onnx.NodeProto) -> bool:
+        """Whether a node puts scores out of reach of a Softmax, or passes on what does, or such scores.
+
+        No neuron can take part in -1e9 or -inf, and sums of it over the steps overflow: these stay means.
+        """
+        reads = node_inputs(node)
+        puts = node.op_type in _MASKING and any(_is_huge(self.view.constant(name)) for name in reads)
+        found = node.op_type not in WEIGHTED and (puts or bool(self.masked & set(reads)))
+        if found:
+            self.masked.update(name for name in node.output if name)
+        return found
 
     def _stir(self, node: onnx.NodeProto) -> onnx.NodeProto:
         """The node, reading spikes instead of a static activation if it is a layer with weights."""
