@@ -206,7 +206,9 @@ The weights of the first trainings of VGG-16, ResNet-18 and the ViT are gone, an
 as they are, with one seed or none for some rows of T = 8 and more; those of the second trainings are whole. A third
 ResNet-34 (`..._large`) was trained and converted on 2 CPU cores. It has the layout for images of 224 x 224 (`--large`),
 which leaves one pixel of 32 x 32, and had 12 epochs of AdamW (rate 0.001, weight decay 0.05, thresholds from 4) with
-crop and flip alone; so its ANN is the weakest.
+crop and flip alone; so its ANN is the weakest. Without biases its last stage takes hundreds of steps to follow the ANN:
+of 24 test images (ANN 79 %) 17, 58 and 83 % are right after 81, 161 and 281 steps (a script of the day), one class is
+given up to T = 32.
 
 """
 
