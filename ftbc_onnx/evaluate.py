@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from ftbc_onnx.batching import Batching, choose_batching, static_batch
+from ftbc_onnx.batching import Batching, choose_batching, rows_of, static_batch
 from ftbc_onnx.config import check_margin, check_positive, check_whole
 from ftbc_onnx.counting import count, counted_names, site_counts, total_counts
-from ftbc_onnx.data import Batch, DataSource, spread
+from ftbc_onnx.data import DataSource, spread
 from ftbc_onnx.early_exit import decisions, steps_used
 from ftbc_onnx.errors import ConfigError, DataError, ModelError
 from ftbc_onnx.graph.emit.unrolled import Readout
@@ -95,7 +95,7 @@ def run_ann(
         start = time.perf_counter()
         found = session.run(batch.feeds, [output])[output]
         seconds += time.perf_counter() - start
-        found = per_sample(found, _fed(batch), axis)[:rows]
+        found = per_sample(found, rows_of(batch), axis)[:rows]
         if not done:
             outputs = _room((count, *found.shape[1:]), found.dtype)
         outputs[done : done + rows] = found
@@ -175,7 +175,8 @@ def evaluate(
         start = time.perf_counter()
         values = session.run(batch.feeds, [*names, *counted])
         seconds += time.perf_counter() - start
-        curve = np.stack([per_sample(value, _fed(batch), axis)[:rows] for value in values[running_mean_name(output)]])
+        fed = rows_of(batch)
+        curve = np.stack([per_sample(value, fed, axis)[:rows] for value in values[running_mean_name(output)]])
         if early_exit is not None:
             check_early_exit(curve[0], output)
             used = steps_used(curve, early_exit, plan.readout)
@@ -358,11 +359,6 @@ class _Means:
 
     def result(self) -> dict[str, np.ndarray]:
         return {name: total / self.rows[name] for name, total in self.sums.items()}
-
-
-def _fed(batch: Batch) -> int:
-    """Samples of a run, those included that fill up a fixed batch."""
-    return len(next(iter(batch.feeds.values())))
 
 
 def are_scores(output: np.ndarray) -> bool:
